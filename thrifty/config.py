@@ -1,0 +1,312 @@
+"""The study: one typed, closed, frozen configuration, read from YAML plus `key=value` overrides.
+
+Every key has a default except `name` and `budgets`, so a study file shows only what is particular to it. All mistakes of a
+file are reported at once, each with the nearest allowed name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from thrifty.errors import ThriftyError, nearest, one_line
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+T = TypeVar("T", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a study: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Phantoms(Section):
+    """The embedded data set: synthetic organs drawn with scikit-image from a seed."""
+
+    cases: Annotated[int, Field(ge=8)] = 64
+    patients: Annotated[int, Field(ge=4)] = 32
+    size: Annotated[int, Field(ge=16)] = 64
+    classes: Annotated[int, Field(ge=2, le=6)] = 3
+    seed: int = 0
+
+
+class Augment(Section):
+    """Augmentation of training batches; a probability or a range of 0 switches a part off."""
+
+    flip: Share = 0.5
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 20.0
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    affine: Share = 0.5
+    intensity: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    noise: Annotated[float, Field(ge=0)] = 0.05
+
+
+class Fractions(Section):
+    """Shares of the patients in the four disjoint sets."""
+
+    weights: Share = 0.4
+    architecture: Share = 0.2
+    selection: Share = 0.15
+    test: Share = 0.25
+
+    @model_validator(mode="after")
+    def _sum(self) -> Fractions:
+        total = self.weights + self.architecture + self.selection + self.test
+        if abs(total - 1) > 1e-6 or min(self.weights, self.architecture, self.selection, self.test) <= 0:
+            raise ValueError(f"the four shares must each be above 0 and sum to 1, they sum to {total:g}")
+        return self
+
+
+class Data(Section):
+    """Where the images are and how they are cut, split and normalised."""
+
+    source: str = "phantoms"  # 'phantoms', or a folder: absolute, or relative to THRIFTY_DATA
+    patch: PositiveInt | tuple[PositiveInt, PositiveInt] = 64  # rows, columns of a training patch, pixels
+    foreground: Share = 0.33  # share of the patches centred on a foreground pixel
+    slice_axis: Literal[0, 1, 2] = 2  # NIfTI volumes become slices across this axis
+    normalisation: Literal["dataset", "case"] = "dataset"  # z-score by training cases, or by each case itself
+    splits: str | None = None  # the user's own splits.json
+    fractions: Fractions = Fractions()
+    split_seed: int = 0
+    max_cases: PositiveInt | None = None  # for a first try: only so many cases, whole patients
+    augment: Augment = Augment()
+    phantoms: Phantoms = Phantoms()
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return (self.patch, self.patch) if isinstance(self.patch, int) else self.patch
+
+
+class Optimiser(Section):
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 3e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip: Annotated[float, Field(ge=0)] = 5.0  # largest gradient norm; 0: no clipping
+
+
+class Architecture(Section):
+    """Adam on the architecture parameters (alpha, beta, gamma)."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-2
+    betas: tuple[Share, Share] = (0.5, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+
+
+class Search(Section):
+    """One differentiable search. An epoch is `steps` two-level steps."""
+
+    epochs: PositiveInt = 20
+    steps: PositiveInt = 20
+    batch: PositiveInt = 8
+    warmup: Annotated[int, Field(ge=0)] = 5  # epochs in which only the weights learn
+    weights: Optimiser = Optimiser()
+    architecture: Architecture = Architecture()
+    partial: Literal[1, 2, 4, 8] = 1  # partial channels: an op sees 1/partial of them (PC-DARTS)
+    edges: Literal["pairs", "softmax"] = "pairs"  # edge weights: inclusion in the kept pair, or DARTS' plain softmax
+    penalty: Annotated[float, Field(ge=0)] = 1.0  # rho of the augmented Lagrangian on the budget
+
+
+class Select(Section):
+    """Optuna over all searches together."""
+
+    samples: Annotated[int, Field(ge=0)] = 24  # what Optuna samples for each budget, beside the decoded genotypes
+    batch: PositiveInt = 8  # asked and told together: the choice depends on it, not on the number of workers
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    recalibrate: PositiveInt = 4  # training batches that renew the statistics of normalisation
+    risk: Annotated[float, Field(ge=0)] = 0.0  # times the spread over the supernets, subtracted from the mean Dice
+    seed: int = 0
+
+
+class Retrain(Section):
+    """From scratch: the same recipe, steps and seeds for every network."""
+
+    epochs: PositiveInt = 30
+    steps: PositiveInt = 20
+    batch: PositiveInt = 8
+    optimiser: Optimiser = Optimiser()
+    validate_every: PositiveInt = 5  # epochs between two looks at the selection cases
+    seeds: PositiveInt | tuple[int, ...] = 3
+    random: Annotated[int, Field(ge=0)] = 3  # random genotypes for each budget
+    baselines: tuple[Literal["unet", "unetpp", "scaled_unet"], ...] = ("scaled_unet", "unet", "unetpp")
+    folds: Annotated[int, Field(ge=1)] = 1  # 1: the split as it is; k: cross-validation outside the test set
+
+
+class Evaluate(Section):
+    window: PositiveInt = 512  # images larger than this are predicted by a sliding window of this size, pixels
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    batch: PositiveInt = 8
+
+
+class Resources(Section):
+    """What the machine gives; it may change between two runs of the same study."""
+
+    cpus_per_trial: PositiveInt = 1
+    gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
+    concurrent: PositiveInt | None = None  # trials at once; None: as many as fit
+    max_failures: Annotated[int, Field(ge=-1)] = 3  # retries of a trial whose worker died; -1: no end
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Budget(Section):
+    """One budget setting of the searches. Width and levels are derived from the budget where they are not given."""
+
+    parameters: PositiveInt
+    width: PositiveInt | None = None
+    levels: Annotated[int, Field(ge=2, le=8)] | None = None
+    epochs: PositiveInt | None = None
+
+
+class Study(Section):
+    """What is run. See tune_runs/ for examples."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+    budgets: tuple[Budget, ...] = Field(min_length=1)
+    space: str = "thrifty"  # a name in search_spaces/, or a path to a YAML file
+    seeds: PositiveInt | tuple[int, ...] = 3  # of the searches: a number of them, or a list
+    allow_code: bool = False  # ops given as module:Class run code of the user's own
+    data: Data = Data()
+    search: Search = Search()
+    select: Select = Select()
+    retrain: Retrain = Retrain()
+    evaluate: Evaluate = Evaluate()
+    resources: Resources = Resources()
+
+    @field_validator("budgets", mode="before")
+    @classmethod
+    def _plain_numbers(cls, value: Any) -> Any:
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return tuple({"parameters": v} if isinstance(v, int) and not isinstance(v, bool) else v for v in values)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Study:
+        for name, values in (("seeds", self.search_seeds), ("retrain.seeds", self.retrain_seeds), ("budgets", self.budgets)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} has the same entry twice")
+        return self
+
+    @property
+    def search_seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    @property
+    def retrain_seeds(self) -> tuple[int, ...]:
+        seeds = self.retrain.seeds
+        return tuple(range(seeds)) if isinstance(seeds, int) else seeds
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The distinct parameter budgets, smallest first."""
+        return tuple(sorted({b.parameters for b in self.budgets}))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ThriftyError: no such file, no permission, not YAML, or not a mapping.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ThriftyError(f"no such file: {path}; `thrifty ls` lists what is shipped") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ThriftyError(f"{path} cannot be read: {one_line(error)}") from None
+    except yaml.YAMLError as error:
+        raise ThriftyError(f"{path} is not valid YAML: {one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise ThriftyError(f"{path} holds {type(value).__name__}, a mapping of keys to values is needed")
+    return value
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`values` with `a.b=value` overrides put in; the value is read as YAML.
+
+    Raises:
+        ThriftyError: an override without '=', or one that reaches into a plain value.
+    """
+    result = yaml.safe_load(yaml.safe_dump(dict(values)))
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ThriftyError(f"'{text}' is no override; write key=value, as in search.epochs=5")
+        *parents, last = key.split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise ThriftyError(f"override '{text}': '{parent}' is a plain value and has no keys below it")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ThriftyError(f"override '{text}' is not valid YAML: {one_line(error)}") from None
+    return result
+
+
+def read_study(path: Path, overrides: Iterable[str] = ()) -> Study:
+    """The study in a YAML file, with overrides.
+
+    Raises:
+        ThriftyError: every mistake of the file at once, on one line.
+    """
+    return parse(Study, apply_overrides(read_yaml(path), overrides), str(path))
+
+
+def parse(model: type[T], values: Mapping[str, Any], origin: str) -> T:
+    """`values` as `model`; `origin` names the file in the error."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, dict(item)) for item in error.errors()]
+        count = f"{len(lines)} mistakes: " if len(lines) > 1 else ""
+        raise ThriftyError(f"{origin}: {count}" + "; ".join(dict.fromkeys(lines))) from None
+
+
+def _explain(model: type[BaseModel], item: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{where}'" + nearest(str(item["loc"][-1]), _keys_beside(model, item["loc"]))
+    if item["type"] == "missing":
+        return f"'{where}' is missing"
+    came = one_line(repr(item["input"]))
+    came = came if len(came) <= 60 else came[:57] + "..."
+    message = one_line(item["msg"]).removeprefix("Value error, ")
+    return f"'{where}' is {came}: {message}" if where else message
+
+
+def _keys_beside(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """The allowed keys of the section that `location` points into."""
+    here: Any = model
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        field = here.model_fields.get(part) if hasattr(here, "model_fields") else None
+        here = _section(field.annotation) if field else None
+    return list(here.model_fields) if here is not None and hasattr(here, "model_fields") else []
+
+
+def _section(annotation: Any) -> Any:
+    """The section class inside an annotation such as tuple[Budget, ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _section(inner)) is not None:
+            return found
+    return None
+
+
+def data_folder(source: str) -> Path:
+    """Where `data.source` is: as it stands if absolute, otherwise below THRIFTY_DATA (the current folder by default)."""
+    return Path(os.environ.get("THRIFTY_DATA", "."), source).expanduser().absolute()
+
+
+def results_folder(name: str) -> Path:
+    """The run folder of a study, below THRIFTY_RESULTS (./results by default)."""
+    return Path(os.environ.get("THRIFTY_RESULTS", "results"), name).expanduser().absolute()

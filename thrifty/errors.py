@@ -1,0 +1,23 @@
+"""The errors a user can cause, each with one clear line: what came, what is allowed, what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+USER_ERROR = 2
+
+
+class ThriftyError(Exception):
+    """Bad input or a refused request. The command line prints its text on one line and exits with 2."""
+
+
+def one_line(text: object) -> str:
+    """`text` with every run of white space made one blank, so that an error stays one line."""
+    return " ".join(str(text).split())
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the allowed name closest to `name`, or nothing where none is close."""
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""

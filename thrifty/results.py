@@ -1,0 +1,288 @@
+"""The run folder: every file name, atomic writes, and what is done already.
+
+Stages meet in these files and nowhere else. A file that exists is whole: everything is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from thrifty.config import Study, read_study
+from thrifty.errors import ThriftyError
+
+# Keys that may change between two runs of one study: they change where it runs, not what comes out.
+FREE_KEYS = frozenset({"resources"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run folder of one study. Every path below it is named here."""
+
+    root: Path
+
+    # -- written first --------------------------------------------------------------------------------------------------
+    @property
+    def study(self) -> Path:
+        """The resolved study, first file of a run."""
+        return self.root / "run.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "env.json"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "splits.json"
+
+    @property
+    def data(self) -> Path:
+        """The decoded data set, memory-mapped by every trial."""
+        return self.root / "data"
+
+    # -- stages ---------------------------------------------------------------------------------------------------------
+    @property
+    def search(self) -> Path:
+        return self.root / "search"
+
+    def search_trial(self, name: str) -> Trial:
+        return Trial(self.search / name)
+
+    @property
+    def candidates(self) -> Path:
+        return self.root / "candidates.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.root / "select" / "evaluations.jsonl"
+
+    @property
+    def select_result(self) -> Path:
+        """What the selection cost."""
+        return self.root / "select" / "result.json"
+
+    @property
+    def pareto(self) -> Path:
+        return self.root / "select" / "pareto.json"
+
+    def genotype(self, budget: int) -> Path:
+        """The chosen genotype for a budget (parameters)."""
+        return self.root / f"genotype_{budget}.json"
+
+    @property
+    def retrain(self) -> Path:
+        return self.root / "retrain"
+
+    def retrain_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
+        name = f"seed_{seed}" if fold is None else f"seed_{seed}_fold_{fold}"
+        return Trial(self.retrain / network / name)
+
+    @property
+    def networks(self) -> Path:
+        """The list of networks that `retrain` trains: names, kinds, budgets, genotypes, parameters."""
+        return self.retrain / "networks.json"
+
+    def evaluate_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
+        """Beside the retraining of the same name: its predictions of the test cases, measured."""
+        return Trial(self.root / "evaluate" / "trials" / network / self.retrain_trial(network, seed, fold).folder.name)
+
+    @property
+    def examples(self) -> Path:
+        """A list of {case, rank, dice, network, seed, file}: predicted label maps for the report, `file` below the run folder."""
+        return self.root / "evaluate" / "examples.json"
+
+    def example(self, network: str, case: str) -> Path:
+        return self.root / "evaluate" / "examples" / network / f"{case}.png"
+
+    @property
+    def per_case(self) -> Path:
+        return self.root / "evaluate" / "per_case.csv"
+
+    @property
+    def per_volume(self) -> Path:
+        return self.root / "evaluate" / "per_volume.csv"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report" / "report.md"
+
+    @property
+    def ledger(self) -> Path:
+        """Hours of every trial, by stage."""
+        return self.root / "ledger.json"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The folder of one trial: of a search, a retraining or an evaluation."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Everything needed to go on; removed when the trial has finished."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def record(self) -> Path:
+        """One line for each epoch."""
+        return self.folder / "epochs.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """The outcome; it exists exactly when the trial has finished."""
+        return self.folder / "result.json"
+
+    @property
+    def error(self) -> Path:
+        """The traceback that ended the last attempt, if one did."""
+        return self.folder / "error.txt"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def genotype(self) -> Path:
+        return self.folder / "genotype.json"
+
+    @property
+    def distribution(self) -> Path:
+        """The distribution over genotypes that a search has learnt."""
+        return self.folder / "distribution.json"
+
+    @property
+    def model(self) -> Path:
+        """What `predict` needs beside the weights: network, normalisation, classes."""
+        return self.folder / "model.json"
+
+    @property
+    def done(self) -> bool:
+        return self.result.is_file()
+
+
+def open_run(root: Path, study: Study) -> Run:
+    """The run folder of `study`: made if new, taken up again if it holds the same study.
+
+    Raises:
+        ThriftyError: the folder holds another study (the first keys that differ are named), or cannot be written.
+    """
+    run = Run(root)
+    resolved = study.model_dump(mode="json")
+    if run.study.is_file():
+        differences = _differences(yaml.safe_load(run.study.read_text(encoding="utf-8")), resolved)
+        if differences:
+            raise ThriftyError(
+                f"{root} holds another study: {'; '.join(differences[:4])}; give this study another name=, "
+                "or remove that folder to start over"
+            )
+        return run
+    if root.is_dir() and any(root.iterdir()):
+        raise ThriftyError(f"{root} is not empty and holds no run.yaml, so it is no run folder; give the study another name=")
+    write_text(run.study, yaml.safe_dump(resolved, sort_keys=False))
+    return run
+
+
+def read_run(root: Path) -> tuple[Study, Run]:
+    """The study and run of an existing run folder: how a trial, which may be on another machine, finds its settings."""
+    run = Run(root)
+    if not run.study.is_file():
+        raise ThriftyError(f"{root} is no run folder: it has no run.yaml; `thrifty run STUDY.yaml` makes one")
+    return read_study(run.study), run
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """Readable differences of two resolved studies, apart from the free keys."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [k for k in {**old, **new} if prefix or k not in FREE_KEYS]
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}{k}.")]
+    return [] if old == new else [f"{prefix.rstrip('.')} was {old!r}, now {new!r}"]
+
+
+@contextlib.contextmanager
+def user_errors(path: Path | None = None) -> Iterator[None]:
+    """Turns the system errors that a user can mend (disk full, no permission) into one clear line.
+
+    `path` is what was being written; without it the error's own file is named.
+    """
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "the disk is full: free some space, then run the same command to go on",
+            errno.EDQUOT: "the disk quota is used up: free some space, then run the same command to go on",
+            errno.EACCES: "no permission to write there: set THRIFTY_RESULTS to a folder of yours",
+            errno.EROFS: "that disk is read-only: set THRIFTY_RESULTS to a folder of yours",
+            errno.ENOTDIR: "a file stands where a folder is needed: set THRIFTY_RESULTS to another folder",
+        }
+        if error.errno in hints:
+            raise ThriftyError(f"{path or error.filename or 'a file'} cannot be written: {hints[error.errno]}") from None
+        raise
+
+
+def write_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file so that it is either whole or absent: `fill` writes a neighbour, which then takes the name."""
+    with user_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON; NaN is refused, since it is no JSON: use None."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, sort_keys=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    """
+    Raises:
+        ThriftyError: no such file, or no JSON in it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ThriftyError(f"no such file: {path}") from None
+    except (ValueError, OSError) as error:
+        raise ThriftyError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

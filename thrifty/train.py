@@ -1,0 +1,118 @@
+"""The one training loop: epochs of a trainee, recorded, checkpointed and resumed bit for bit.
+
+Searches and retrainings differ only in their trainee: what one epoch does and what its state is.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from thrifty.config import Optimiser
+from thrifty.results import Trial, write_file, write_jsonl
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Trainee(Protocol):
+    """Something that learns in epochs and whose whole state fits in a dictionary of tensors and plain values."""
+
+    def epoch(self, index: int) -> dict[str, Any]:
+        """Learns for one epoch; returns its record (plain numbers, strings and lists)."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def seed_everything(seed: int, threads: int) -> None:
+    """Seeds every generator and pins the threads. Two threads give other sums than one, so their number is pinned."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+
+
+def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report, checkpoint_every: int = 1) -> list[dict[str, Any]]:
+    """Trains up to `epochs`, from the trial's checkpoint if there is one; returns the record of all epochs.
+
+    A run that was stopped at any moment and resumed ends bit for bit like one that was not (same device, same threads):
+    the checkpoint holds the trainee's state and all random states, and each epoch draws its data by (seed, epoch).
+    """
+    record: list[dict[str, Any]] = []
+    if trial.checkpoint.is_file():
+        record = _resume(trainee, trial.checkpoint)
+        write_jsonl(trial.record, record)
+    for index in range(len(record), epochs):
+        start = time.perf_counter()
+        row = {"epoch": index, **trainee.epoch(index)}
+        row["seconds"] = time.perf_counter() - start
+        record.append(row)
+        if (index + 1) % checkpoint_every == 0 or index + 1 == epochs:
+            _save(trainee, record, trial.checkpoint)
+            write_jsonl(trial.record, record)
+        report(row)
+    return record
+
+
+def _save(trainee: Trainee, record: list[dict[str, Any]], path: Path) -> None:
+    content = {"trainee": trainee.state_dict(), "record": record, "random": _random_states()}
+    write_file(path, lambda file: torch.save(content, file))
+
+
+def _resume(trainee: Trainee, path: Path) -> list[dict[str, Any]]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    trainee.load_state_dict(content["trainee"])
+    _restore_random_states(content["random"])
+    return content["record"]
+
+
+def _random_states() -> dict[str, Any]:
+    """The states of all generators as tensors and plain lists, which need no pickle to be read back."""
+    version, internal, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(internal), gauss],
+        "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+    }
+
+
+def _restore_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+
+
+def make_optimiser(parameters: list[torch.nn.Parameter], settings: Optimiser) -> torch.optim.Optimizer:
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+
+
+def cosine(index: int, total: int) -> float:
+    """Factor of the learning rate at step `index` of `total`: from 1 down to 0 along half a cosine (SGDR, eq. 5)."""
+    return float(0.5 * (1 + np.cos(np.pi * min(index, total) / total)))
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def threads_for(cpus: int) -> int:
+    return max(1, min(cpus, os.cpu_count() or 1))
