@@ -1,0 +1,145 @@
+"""Parameters by formula against the built network, and laws 1 and 2 of the method, in every shipped space."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from thrifty.nets.derived import DerivedNetwork
+from thrifty.nets.inherit import inherit
+from thrifty.nets.layers import Norm
+from thrifty.nets.supernet import HardNetwork, Relaxed, Supernet
+from thrifty.space.cost import Costs, count
+from thrifty.space.genotype import CELL_TYPES, Genotype
+from thrifty.space.sample import random_genotype
+from thrifty.space.schema import Space, load_space, shipped
+
+SPACES = sorted(shipped("search_spaces"))
+
+
+def test_the_four_spaces_are_found() -> None:
+    assert {"tiny", "thrifty", "paper", "nas_unet"} <= set(SPACES)
+
+
+def hard_weights(space: Space, genotype: Genotype) -> Relaxed:
+    """One-hot alpha, two-hot edges and 0/1 gates, made by hand from the genotype."""
+    alpha = {t: [] for t in CELL_TYPES}
+    edges = {t: [] for t in CELL_TYPES}
+    for t in CELL_TYPES:
+        for k, pair in enumerate(genotype.cell(t).nodes):
+            chosen = {edge.source: edge.op for edge in pair}
+            edges[t].append(torch.tensor([1.0 if s in chosen else 0.0 for s in range(k + 2)], dtype=torch.float64))
+            for s in range(k + 2):
+                names = space.ops_of(t, s)
+                # The op of an edge that is not kept must not matter.
+                op = chosen.get(s, names[-1])
+                alpha[t].append(torch.tensor([float(n == op) for n in names], dtype=torch.float64))
+    gates = {}
+    for d, kept in enumerate(genotype.path, start=1):
+        for k in range(1, d + 1):
+            gates[k, d - k] = torch.tensor(1.0 if k <= kept else 0.0, dtype=torch.float64)
+    return Relaxed(alpha, edges, gates)
+
+
+def randomise(module: torch.nn.Module, generator: torch.Generator) -> None:
+    """Random affine parameters and running statistics in every norm."""
+    for norm in module.modules():
+        if isinstance(norm, Norm):
+            for name, low, high in (("weight", 0.5, 1.5), ("bias", -1, 1), ("running_mean", -1, 1), ("running_var", 0.5, 2)):
+                getattr(norm, name).data.uniform_(low, high, generator=generator)
+
+
+def make(space: Space, levels: int, partial: int = 1) -> tuple[Supernet, Genotype, torch.Tensor]:
+    torch.manual_seed(levels)
+    supernet = Supernet(space, 4, levels, 2, 3, partial).double()
+    randomise(supernet, torch.Generator().manual_seed(5))
+    images = torch.randn(3, 2, 2 * supernet.stride, supernet.stride, dtype=torch.float64)
+    return supernet, random_genotype(space, 4, levels, 2, 3, np.random.default_rng(levels)), images
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_formula_equals_the_built_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 random genotypes of each space, at several widths, levels, channels and classes."""
+    for initialiser in ("kaiming_uniform_", "normal_"):  # only sizes matter here, and filling them takes most of the time
+        monkeypatch.setattr(torch.nn.init, initialiser, lambda tensor, *_, **__: tensor)
+    space, rng = load_space(name), np.random.default_rng(0)
+    for number in range(1000):
+        width, levels = int(rng.integers(1, 5)) * 2, int(rng.choice([2, 3, 4, 5], p=[0.3, 0.3, 0.3, 0.1]))
+        genotype = random_genotype(space, width, levels, 1 + number % 3, 2 + number % 2, rng)
+        assert count(genotype) == sum(p.numel() for p in DerivedNetwork(genotype).parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("levels", [3, 4])
+@pytest.mark.parametrize("name", SPACES)
+def test_law_1_supernet_with_hard_weights_is_the_derived_network(name: str, levels: int, training: bool) -> None:
+    space = load_space(name)
+    supernet, genotype, images = make(space, levels)
+    network = DerivedNetwork(genotype).double()
+    inherit(network, supernet)
+    supernet.train(training)
+    network.train(training)
+    expected = network(images)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(supernet(images, hard_weights(space, genotype)), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("partial", [1, 4])
+@pytest.mark.parametrize("name", SPACES)
+def test_law_2_hard_mode_runs_the_genotype_alone(name: str, partial: int, training: bool) -> None:
+    space = load_space(name)
+    supernet, genotype, images = make(space, 4, partial)
+    supernet.train(training)
+    expected = supernet(images, hard_weights(space, genotype))
+    statistics = {k: v.clone() for k, v in supernet.state_dict().items() if "running" in k}
+    poison_unused(supernet, genotype)
+    actual = HardNetwork(supernet, genotype)(images)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
+    if not training:
+        assert all(torch.equal(v, statistics[k]) or v.isnan().all() for k, v in supernet.state_dict().items() if "running" in k)
+
+
+def poison_unused(supernet: Supernet, genotype: Genotype) -> None:
+    """NaN in every branch that the genotype does not use: running one would show."""
+    for key, cell in supernet.cells.items():
+        cell_type = "down" if key.startswith("down") else "up"
+        kept = {(k, e.source): e.op for k, e in genotype.cell(cell_type).edges()}
+        for name, edge in cell.edges.items():
+            node, source = (int(part) for part in name.split("_"))
+            op = kept.get((node, source))
+            for single, module in edge.singles.items():
+                if single != op:
+                    fill_nan(module)
+            if edge.family is not None and (op is None or op not in [m.name for m in edge.family.members]):
+                fill_nan(edge.family)
+
+
+def fill_nan(module: torch.nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.data.fill_(float("nan"))
+
+
+def test_row_widths_may_differ() -> None:
+    """Law 1 and the formula where each row has its own width."""
+    values = load_space("thrifty").model_dump(by_alias=True)
+    values["fixed"]["row_factors"] = [0.5, 1, 1.5, 2]
+    space = Space.model_validate(values)
+    torch.manual_seed(0)
+    supernet = Supernet(space, 8, 4, 1, 2).double().eval()
+    genotype = random_genotype(space, 8, 4, 1, 2, np.random.default_rng(1))
+    network = DerivedNetwork(genotype).double().eval()
+    inherit(network, supernet)
+    images = torch.randn(2, 1, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(supernet(images, hard_weights(space, genotype)), network(images), rtol=0, atol=1e-9)
+    assert count(genotype) == sum(p.numel() for p in network.parameters())
+    costs = Costs(space, 8, 4, 1, 2)
+    assert costs.smallest() <= count(genotype) <= costs.largest()
+
+
+def test_full_size_output_for_any_legal_size() -> None:
+    genotype = random_genotype(load_space("thrifty"), 4, 4, 1, 3, np.random.default_rng(0))
+    network = DerivedNetwork(genotype)
+    assert network.stride == 16
+    assert network(torch.zeros(1, 1, 48, 16)).shape == (1, 3, 48, 16)

@@ -1,0 +1,97 @@
+"""Dice, IoU and HD95 against scikit-learn, scipy and hand-made cases."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.ndimage import binary_erosion
+from scipy.spatial import cKDTree
+
+from thrifty.metrics import case_metrics, dice_of, foreground_dice, iou_of, pixel_counts
+
+
+def blobs(seed: int, classes: int = 3, shape: tuple[int, int] = (23, 31)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(shape, np.uint8)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    for index in range(1, classes):
+        centre, radius = rng.uniform(2, shape), rng.uniform(3, 9)
+        mask[(rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2] = index
+    return mask
+
+
+def hd95_by_trees(a: np.ndarray, b: np.ndarray, spacing: tuple[float, float]) -> float:
+    """The larger of the two 95th percentiles of the distances from each edge pixel to the nearest one of the other edge."""
+    edges = [np.argwhere(mask & ~binary_erosion(mask)) * np.array(spacing) for mask in (a, b)]
+    there, back = cKDTree(edges[1]).query(edges[0])[0], cKDTree(edges[0]).query(edges[1])[0]
+    return max(np.percentile(there, 95), np.percentile(back, 95))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_dice_and_iou_are_f1_and_jaccard(seed: int) -> None:
+    from sklearn.metrics import f1_score, jaccard_score
+
+    truth, found = blobs(seed), blobs(seed + 100)
+    rows = case_metrics(found, truth, 3)
+    labels = {"labels": [1, 2], "average": None, "zero_division": 1.0}
+    np.testing.assert_allclose([r.dice for r in rows], f1_score(truth.ravel(), found.ravel(), **labels))
+    np.testing.assert_allclose([r.iou for r in rows], jaccard_score(truth.ravel(), found.ravel(), **labels))
+    assert foreground_dice(found, truth, 3) == pytest.approx(np.mean([r.dice for r in rows]))
+    assert [r.truth_pixels for r in rows] == [(truth == 1).sum(), (truth == 2).sum()]
+    assert [r.predicted_pixels for r in rows] == [(found == 1).sum(), (found == 2).sum()]
+    assert [r.shared_pixels for r in rows] == [((truth == i) & (found == i)).sum() for i in (1, 2)]
+
+
+@pytest.mark.parametrize("spacing", [None, (1.0, 1.0), (0.5, 2.25)])
+@pytest.mark.parametrize("seed", range(4))
+def test_hd95_is_that_of_nearest_neighbours_between_edges(seed: int, spacing: tuple[float, float] | None) -> None:
+    truth, found = blobs(seed), blobs(seed + 50)
+    for row in case_metrics(found, truth, 3, spacing):
+        pair = found == row.index, truth == row.index
+        if pair[0].any() and pair[1].any():
+            assert row.hd95 == pytest.approx(hd95_by_trees(*pair, spacing or (1.0, 1.0)), rel=1e-5)
+        assert row.unit == ("px" if spacing is None else "mm")
+
+
+def test_shifted_square_has_a_known_distance() -> None:
+    truth, found = np.zeros((2, 40, 40), np.uint8)
+    truth[5:15, 5:15] = 1
+    found[5:15, 9:19] = 1
+    assert case_metrics(found, truth, 2)[0].hd95 == pytest.approx(4.0)
+    assert case_metrics(found, truth, 2, (1.0, 2.5))[0].hd95 == pytest.approx(10.0)
+    assert case_metrics(found, truth, 2, (2.5, 1.0))[0].hd95 == pytest.approx(4.0)
+
+
+def test_mask_at_the_border_has_an_edge_there() -> None:
+    truth, found = np.zeros((2, 12, 12), np.uint8)
+    truth[:, :] = 1
+    found[:, :6] = 1
+    expected = hd95_by_trees(found == 1, truth == 1, (1.0, 1.0))
+    assert case_metrics(found, truth, 2)[0].hd95 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("spacing", "diagonal"), [(None, 5.0), ((2.0, 1.0), math.hypot(6, 4))])
+def test_policy_for_empty_masks(spacing: tuple[float, float] | None, diagonal: float) -> None:
+    """Both empty: right. One empty: wrong altogether, and as far away as the image is large."""
+    empty, one = np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8)
+    one[1, 1] = 1
+    (both,) = case_metrics(empty, empty, 2, spacing)
+    assert (both.dice, both.iou, both.hd95) == (1.0, 1.0, 0.0)
+    for found, truth in ((empty, one), (one, empty)):
+        (row,) = case_metrics(found, truth, 2, spacing)
+        assert (row.dice, row.iou) == (0.0, 0.0)
+        assert row.hd95 == pytest.approx(diagonal)
+    assert foreground_dice(empty, empty, 2) == 1.0
+    assert foreground_dice(one, empty, 2) == 0.0
+
+
+def test_counts_add_up_over_slices() -> None:
+    """The Dice of a volume is that of its slices laid side by side, not the mean of their values."""
+    truth, found = [blobs(s) for s in (1, 2, 3)], [blobs(s) for s in (4, 5, 6)]
+    counts = sum(pixel_counts(f, t, 3) for f, t in zip(found, truth, strict=True))
+    whole = case_metrics(np.hstack(found), np.hstack(truth), 3)
+    for row in whole:
+        assert dice_of(*map(int, counts[row.index])) == pytest.approx(row.dice)
+        assert iou_of(*map(int, counts[row.index])) == pytest.approx(row.iou)

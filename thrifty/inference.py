@@ -1,0 +1,122 @@
+"""Prediction at full size: padded to the network's stride, never stretched, and by a sliding window where images are large."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thrifty.config import Evaluate
+from thrifty.metrics import foreground_dice
+
+if TYPE_CHECKING:
+    from thrifty.data.normalise import Normalisation
+    from thrifty.data.store import Store
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in before."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def pad_to_stride(images: Tensor, stride: int) -> tuple[Tensor, int, int]:
+    """(B, C, H, W) grown so that both sizes are multiples of `stride`, and how many rows above and columns left were added.
+
+    Half on each side, by mirroring, which is how training grows images smaller than its patch. Mirroring goes on where
+    the image itself is smaller than what is missing.
+    """
+    (rows, top), (columns, left) = (_mirrored(size, stride) for size in images.shape[-2:])
+    if len(rows) == images.shape[-2] and len(columns) == images.shape[-1]:
+        return images, 0, 0
+    return images[..., torch.from_numpy(rows)[:, None], torch.from_numpy(columns)], top, left
+
+
+def _mirrored(size: int, stride: int) -> tuple[np.ndarray, int]:
+    """Which of `size` lines stands at each place of the padded image, and how many come before the first."""
+    missing = -size % stride
+    before = missing // 2
+    return np.pad(np.arange(size), (before, missing - before), mode="reflect"), before
+
+
+def forward_padded(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits (B, classes, H, W) of images (B, C, H, W) of any size, padded to the network's stride on the way."""
+    height, width = images.shape[-2:]
+    padded, top, left = pad_to_stride(images, stride_of(network))
+    return network(padded)[..., top : top + height, left : left + width]
+
+
+def stride_of(network: nn.Module) -> int:
+    """The sizes that the network takes are the multiples of this."""
+    return int(network.stride)  # type: ignore[arg-type]
+
+
+def predict_logits(network: nn.Module, images: Tensor, settings: Evaluate) -> Tensor:
+    """Logits (B, classes, H, W) of normalised images (B, C, H, W) of any size.
+
+    Images larger than `settings.window` (rounded down to the stride) are predicted window by window and blended by Gaussian
+    weights. The caller sets the mode of the network and switches gradients off.
+    """
+    height, width = images.shape[-2:]
+    stride = stride_of(network)
+    largest = max(stride, settings.window // stride * stride)
+    if max(height, width) <= largest:
+        return forward_padded(network, images)
+    from monai.inferers import sliding_window_inference
+
+    padded, top, left = pad_to_stride(images, stride)
+    window = [min(size, largest) for size in padded.shape[-2:]]
+    blended = sliding_window_inference(padded, window, settings.batch, network, settings.overlap, mode="gaussian")
+    logits = cast("Tensor", blended)  # a tensor, as the network's output is
+    return logits[..., top : top + height, left : left + width]
+
+
+def predict_cases(
+    network: nn.Module,
+    store: Store,
+    indices: Iterable[int],
+    normalisation: Normalisation,
+    settings: Evaluate,
+    device: torch.device,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Predicted class ids of cases: pairs (index, (H, W) uint8).
+
+    Cases of equal size go through the network together, `settings.batch` at a time; so they come grouped by size, in the
+    order of `indices` within a size.
+    """
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for index in indices:
+        case = store.cases[index]
+        sizes.setdefault((case.height, case.width), []).append(index)
+    for group in sizes.values():
+        for start in range(0, len(group), settings.batch):
+            part = group[start : start + settings.batch]
+            images = np.stack([normalisation.apply(store.image(index)) for index in part])
+            with evaluating(network):
+                logits = predict_logits(network, torch.from_numpy(images).to(device), settings)
+                labels = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+            yield from zip(part, labels, strict=True)
+
+
+def mean_dice(
+    network: nn.Module,
+    store: Store,
+    indices: Iterable[int],
+    normalisation: Normalisation,
+    settings: Evaluate,
+    device: torch.device,
+) -> float:
+    """Mean over the cases of their mean foreground Dice, at full size. This is what validation and selection go by."""
+    predictions = predict_cases(network, store, indices, normalisation, settings, device)
+    return float(np.mean([foreground_dice(labels, store.mask(index), store.classes) for index, labels in predictions]))

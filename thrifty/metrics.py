@@ -1,0 +1,92 @@
+"""Dice, IoU and HD95 of a prediction, and what they are where a mask is empty.
+
+The policy for empty masks, for each case and class:
+
+- both truth and prediction are empty: nothing was there and nothing was claimed, Dice = IoU = 1 and HD95 = 0;
+- exactly one of them is empty: Dice = IoU = 0, and HD95 is the diagonal of the image, which no distance inside it exceeds.
+
+So every case and class has a finite value and none is left out of a mean. Dice and IoU come from pixel counts, so that they
+add up over the slices of a volume; HD95 is the larger of the two directed 95th percentiles of the distances between the edges
+of the masks (monai), in mm where the spacing is known, otherwise in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """How well one class of one case was found. `hd95` is in `unit`: mm or px."""
+
+    index: int
+    dice: float
+    iou: float
+    hd95: float
+    unit: str
+    truth_pixels: int
+    predicted_pixels: int
+    shared_pixels: int
+
+
+def dice_of(truth: int, predicted: int, shared: int) -> float:
+    """Dice from numbers of pixels: 2 |A and B| / (|A| + |B|), and 1 where both are empty."""
+    return 2 * shared / (truth + predicted) if truth + predicted else 1.0
+
+
+def iou_of(truth: int, predicted: int, shared: int) -> float:
+    """Intersection over union from numbers of pixels, and 1 where both are empty."""
+    union = truth + predicted - shared
+    return shared / union if union else 1.0
+
+
+def pixel_counts(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels of each class in the truth, in the prediction and in both: (classes, 3) int64, from two (H, W) of class ids."""
+    table = np.bincount(truth.ravel().astype(np.int64) * classes + prediction.ravel(), minlength=classes**2)
+    table = table.reshape(classes, classes)
+    return np.stack([table.sum(axis=1), table.sum(axis=0), np.diagonal(table)], axis=1)
+
+
+def foreground_dice(prediction: np.ndarray, truth: np.ndarray, classes: int) -> float:
+    """Mean Dice of one case over the classes 1 .. classes - 1, empty masks as in the policy of this module."""
+    counts = pixel_counts(prediction, truth, classes)[1:]
+    return float(np.mean([dice_of(*map(int, row)) for row in counts]))
+
+
+def hd95_of(prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float] | None) -> float:
+    """HD95 of two (H, W) boolean masks: mm where `spacing_mm` (rows, columns) is known, otherwise pixels."""
+    spacing = spacing_mm or (1.0, 1.0)
+    if not truth.any() or not prediction.any():
+        if not truth.any() and not prediction.any():
+            return 0.0
+        return math.hypot(truth.shape[0] * spacing[0], truth.shape[1] * spacing[1])
+    import torch
+    from monai.metrics import compute_hausdorff_distance
+
+    pair = [torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, truth)]
+    with warnings.catch_warnings():  # monai 1.6 calls its own function with an argument that it has deprecated
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        return float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing)))
+
+
+def case_metrics(
+    prediction: np.ndarray, truth: np.ndarray, classes: int, spacing_mm: tuple[float, float] | None = None
+) -> tuple[ClassMetrics, ...]:
+    """Dice, IoU and HD95 of every foreground class of one case.
+
+    Args:
+        prediction, truth: (H, W) class ids, 0 being the background.
+        classes: how many classes there are, with the background.
+        spacing_mm: size of a pixel (rows, columns), or None where unknown: then HD95 is in pixels.
+    """
+    unit = "px" if spacing_mm is None else "mm"
+    result = []
+    for index, row in enumerate(pixel_counts(prediction, truth, classes)[1:], start=1):
+        counts = tuple(map(int, row))
+        distance = hd95_of(prediction == index, truth == index, spacing_mm)
+        result.append(ClassMetrics(index, dice_of(*counts), iou_of(*counts), distance, unit, *counts))
+    return tuple(result)

@@ -1,0 +1,75 @@
+"""A trained network on disk: weights.safetensors and model.json, which is all that a prediction needs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thrifty import __version__
+from thrifty.data.normalise import Normalisation
+from thrifty.errors import ThriftyError, one_line
+from thrifty.nets.build import NetworkSpec, build_network
+from thrifty.results import Trial, read_json, write_file, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a network was trained for. `labels` are the names of the classes, `patch` its training patch (rows, columns)."""
+
+    network: NetworkSpec
+    normalisation: Normalisation
+    labels: tuple[str, ...]
+    patch: tuple[int, int]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "thrifty": __version__,
+            "network": self.network.as_json(),
+            "normalisation": self.normalisation.as_json(),
+            "labels": list(self.labels),
+            "patch": list(self.patch),
+        }
+
+
+def save_model(trial: Trial, model: Model, weights: dict[str, Tensor]) -> None:
+    """Writes the two files of a trained network; `weights` is its state_dict, running statistics included."""
+    from safetensors.torch import save
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_file(trial.weights, lambda file: file.write(save(plain)))
+    write_json(trial.model, model.as_json())
+
+
+def weights_hash(trial: Trial) -> str:
+    """SHA-256 of the weights on disk: tells whether an evaluation is of these weights."""
+    return hashlib.sha256(trial.weights.read_bytes()).hexdigest()
+
+
+def load_model(trial: Trial, device: torch.device, allow_code: bool = False) -> tuple[nn.Module, Model]:
+    """The trained network, in evaluation mode, and what it was trained for.
+
+    Raises:
+        ThriftyError: a file is missing or damaged, or the weights are not this network's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    value = read_json(trial.model)
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise ThriftyError(f"{trial.model} is no model of schema version {SCHEMA}")
+    spec = NetworkSpec.from_json(value["network"], allow_code)
+    normalisation = Normalisation.from_json(value["normalisation"])
+    model = Model(spec, normalisation, tuple(value["labels"]), (int(value["patch"][0]), int(value["patch"][1])))
+    network = build_network(spec)
+    try:
+        network.load_state_dict(load_file(trial.weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ThriftyError(f"{trial.weights} does not hold the weights of '{spec.name}': {one_line(error)[:200]}") from None
+    return network.to(device).eval(), model

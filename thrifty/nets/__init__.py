@@ -1,0 +1,1 @@
+"""Networks: derived from a genotype, supernets of a space, and the baselines."""
