@@ -1,0 +1,117 @@
+"""One search as a plain function of files and settings; what a trial of the study runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thrifty.config import Study
+from thrifty.data.batches import Batches
+from thrifty.data.normalise import Normalisation, learn
+from thrifty.data.prepare import Prepared, open_prepared
+from thrifty.inference import mean_dice, pad_to_stride
+from thrifty.nets.recalibrate import recalibrate
+from thrifty.nets.supernet import HardNetwork
+from thrifty.nets.supernet_file import save_supernet
+from thrifty.results import Trial, read_run, write_json
+from thrifty.search.setting import Setting
+from thrifty.search.twolevel import COLLAPSED, DifferentiableSearch, SearchData, parameter_free_share
+from thrifty.space import genotype as genotypes
+from thrifty.space.cost import Costs
+from thrifty.space.decode import Decoded
+from thrifty.space.schema import Space, load_space
+from thrifty.train import Report, choose_device, run_epochs, seed_everything, threads_for
+
+SCHEMA = 1
+
+
+def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
+    """One differentiable search, resumed from its checkpoint where there is one. It sees neither selection nor test cases.
+
+    Writes the supernet's weights, the learnt distribution, the decoded genotype, epochs.jsonl and, last, result.json.
+
+    Args:
+        arguments: run (folder), setting (of thrifty.search.setting), seed, cpus, gpus, device.
+        trial: where to write.
+        report: is given each epoch's record.
+    """
+    study, run = read_run(Path(arguments["run"]))
+    prepared, setting = open_prepared(run), Setting(**arguments["setting"])
+    space = load_space(study.space, study.allow_code)
+    device = choose_device(arguments["device"])
+    seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
+    search = make_search(study, space, prepared, setting, arguments["seed"], device)
+    record = run_epochs(search, setting.epochs, trial, report)
+    decoded = search.decode()
+    dice = inherited_dice(study, prepared, search, decoded)
+    store = prepared.store
+    save_supernet(trial.weights, search.supernet, store.channels, store.classes)
+    write_json(trial.distribution, search.architecture.distribution().as_json())
+    genotypes.save(trial.genotype, decoded.genotype)
+    free = parameter_free_share(decoded.genotype)
+    result = {
+        "schema": SCHEMA,
+        "trial": trial.folder.name,
+        "seed": arguments["seed"],
+        **setting.as_json(),
+        "parameters": decoded.parameters,
+        "expected_parameters": record[-1]["expected_parameters"],
+        "idle": 1 - decoded.parameters / setting.budget,
+        "genotype_hash": genotypes.genotype_hash(decoded.genotype),
+        "dice": dice,
+        "parameter_free": free,
+        "collapsed": free >= COLLAPSED,
+        "device": device.type,
+        "seconds": sum(row["seconds"] for row in record),
+        "cpus": arguments["cpus"],
+        "gpus": arguments["gpus"],
+    }
+    write_json(trial.result, result)
+    trial.checkpoint.unlink(missing_ok=True)
+
+
+def make_search(
+    study: Study, space: Space, prepared: Prepared, setting: Setting, seed: int, device: torch.device
+) -> DifferentiableSearch:
+    """A search with its two streams of batches; the normalisation is learnt on the training cases."""
+    store, splits = prepared.store, prepared.splits
+    normalisation = learn_normalisation(study, prepared)
+    shared = (normalisation, study.data, study.search.batch)
+    data = SearchData(
+        Batches(store, tuple(store.indices(splits.weights)), *shared, 2 * seed, device),
+        Batches(store, tuple(store.indices(splits.architecture)), *shared, 2 * seed + 1, device),
+    )
+    costs = Costs(space, setting.width, setting.levels, store.channels, store.classes)
+    return DifferentiableSearch(costs, setting, study.search, data, device)
+
+
+def learn_normalisation(study: Study, prepared: Prepared) -> Normalisation:
+    """From weights and architecture cases, as in retraining."""
+    return learn(prepared.store, prepared.store.indices(prepared.splits.training), study.data.normalisation)
+
+
+def inherited_dice(study: Study, prepared: Prepared, search: DifferentiableSearch, decoded: Decoded) -> float:
+    """Dice of the decoded genotype on the architecture cases with the supernet's weights, statistics recalibrated."""
+    network = HardNetwork(search.supernet, decoded.genotype)
+    images = [search.data.weights.plain(step)[0] for step in range(study.select.recalibrate)]
+    recalibrate(network, [pad_to_stride(batch, network.stride)[0] for batch in images])
+    indices = prepared.store.indices(prepared.splits.architecture)
+    normalisation = search.data.weights.normalisation
+    return mean_dice(network, prepared.store, indices, normalisation, study.evaluate, search.device)
+
+
+def time_search_step(study: Study, prepared: Prepared, setting: Setting) -> float:
+    """Seconds of one two-level step of a setting on this machine: one step to warm up, then the mean of two."""
+    seed_everything(0, threads_for(study.resources.cpus_per_trial))
+    space, device = load_space(study.space, study.allow_code), choose_device(study.resources.device)
+    search = make_search(study, space, prepared, setting, 0, device)
+    search.architecture_step(0, 0)
+    search.weight_step(0, 0)
+    start = time.perf_counter()
+    for step in (1, 2):
+        search.architecture_step(0, step)
+        search.weight_step(0, step)
+    return (time.perf_counter() - start) / 2
