@@ -1,0 +1,47 @@
+# `make demo` and `make test` are each enough on a machine with Python 3.11 or newer, make and a package index.
+# Another torch, for instance without CUDA: make test TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+TORCH_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-cache-dir --constraint constraints.txt
+
+.PHONY: help install demo test format clean
+
+help:
+	@echo "make demo     the whole job on embedded phantoms, in a few minutes"
+	@echo "make test     lint, types, layers and tests"
+	@echo "make install  only sets up $(VENV)"
+	@echo "make format   formats the code"
+	@echo "make clean    removes $(VENV) and caches, never results/"
+
+install: $(READY)
+
+# torch first and alone, so that the pinned version is taken whatever the other packages ask for.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("thrifty needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) $(TORCH_ARGS) torch
+	@$(PIP) --editable '.[dev,cluster]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/thrifty run tune_runs/demo.yaml
+
+test: $(READY)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/pyrefly check --output-format min-text
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	find thrifty tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,157 @@
+"""Pictures: what they show (read back from the SVG or the pixels), the same bytes each time, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from thrifty.errors import ThriftyError
+from thrifty.plots.cases import Example, displayed, draw_cases, overlay
+from thrifty.plots.curves import draw_searches, series
+from thrifty.plots.lattice import draw_genotype
+from thrifty.plots.pareto import Point, draw_pareto, short
+from thrifty.space.dot import lattice_nodes
+from thrifty.space.frame import Frame
+from thrifty.space.genotype import Cell, Edge, Genotype
+
+DOWN = Cell(((Edge(0, "avg_pool"), Edge(1, "dep_sep_conv_3")), (Edge(1, "dep_sep_conv_5"), Edge(2, "identity"))))
+UP = Cell(((Edge(0, "identity"), Edge(1, "up_sample")), (Edge(0, "dep_sep_conv_3"), Edge(2, "identity"))))
+GENOTYPE = Genotype(DOWN, UP, (1, 1), 8, 4, 1, 2, "tiny", Frame())
+POINTS = [
+    Point("found", 29_000, 0.86, 0.84, 0.88, 30_000),
+    Point("random", 28_000, 0.84, 0.82, 0.86, 30_000),
+    Point("scaled U-Net", 29_500, 0.85, None, None, 30_000),
+    Point("U-Net", 7_760_000, 0.87, 0.85, 0.88),
+]
+
+
+def comments(path: Path) -> list[str]:
+    """matplotlib writes every text of an SVG that is drawn as outlines into a comment beside it."""
+    parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
+    root = ElementTree.parse(path, parser).getroot()
+    return [(node.text or "").strip() for node in root.iter() if node.tag is ElementTree.Comment]
+
+
+def test_genotype_drawing_names_every_op_and_node(tmp_path: Path) -> None:
+    draw_genotype(GENOTYPE, tmp_path / "g.svg")
+    texts = comments(tmp_path / "g.svg")
+    for cell in (DOWN, UP):
+        for _, edge in cell.edges():
+            expected = sum(e.op == edge.op for c in (DOWN, UP) for _, e in c.edges())
+            assert texts.count(edge.op) == expected
+    for node in lattice_nodes(GENOTYPE):
+        assert node.name.removeprefix("X(").removesuffix(")") in texts
+    assert texts.count("in0") == texts.count("in1") == texts.count("out") == 2
+    assert any("cell path [1, 1], width 8" in text for text in texts)
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_same_picture_same_bytes(tmp_path: Path, suffix: str) -> None:
+    for name in ("a", "b"):
+        draw_genotype(GENOTYPE, tmp_path / f"{name}{suffix}")
+        draw_pareto(POINTS, tmp_path / f"{name}_pareto{suffix}")
+    for stem in ("{}", "{}_pareto"):
+        first, second = ((tmp_path / f"{stem.format(name)}{suffix}").read_bytes() for name in "ab")
+        assert first == second
+
+
+def test_png_has_ink_and_other_genotypes_look_different(tmp_path: Path) -> None:
+    from skimage.io import imread
+
+    other = Genotype(DOWN, UP, (0, 2), 8, 4, 1, 2, "tiny", Frame())
+    draw_genotype(GENOTYPE, tmp_path / "a.png")
+    draw_genotype(other, tmp_path / "b.png")
+    first, second = (imread(tmp_path / name)[..., :3] for name in ("a.png", "b.png"))
+    assert first.shape == second.shape and 0.01 < (first < 128).any(axis=2).mean() < 0.5
+    changed = np.argwhere((first != second).any(axis=2))
+    assert changed[:, 0].min() > first.shape[0] // 2, "the cells are equal, only the lattice differs"
+
+
+def chain(source: int, op: str, inputs: int) -> str:
+    return op if source < inputs else "identity"
+
+
+@pytest.mark.parametrize(("nodes", "levels"), [(1, 2), (5, 6)])
+def test_smallest_and_largest_genotype_are_drawn(tmp_path: Path, nodes: int, levels: int) -> None:
+    down = Cell(tuple((Edge(k, chain(k, "avg_pool", 2)), Edge(k + 1, chain(k + 1, "avg_pool", 2))) for k in range(nodes)))
+    up = Cell(tuple((Edge(k, ("identity", "up_sample")[k == 1]), Edge(k + 1, chain(k, "up_sample", 1))) for k in range(nodes)))
+    draw_genotype(Genotype(down, up, tuple(range(1, levels - 1)), 4, levels, 1, 2, "tiny", Frame()), tmp_path / "g.svg")
+    assert f"{levels - 1},0" in comments(tmp_path / "g.svg")
+
+
+def test_unknown_suffix_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ThriftyError, match=r"g\.gif.*\.svg, \.png"):
+        draw_genotype(GENOTYPE, tmp_path / "g.gif")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pareto_names_kinds_and_axis(tmp_path: Path) -> None:
+    draw_pareto(POINTS, tmp_path / "p.svg")
+    texts = comments(tmp_path / "p.svg")
+    assert {"found", "random", "scaled U-Net", "U-Net", "100 k", "1 M"} <= set(texts)
+    assert "UNet++" not in texts
+
+
+def test_pareto_of_a_single_network(tmp_path: Path) -> None:
+    draw_pareto(POINTS[2:3], tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 5_000
+
+
+def test_short_numbers() -> None:
+    assert [short(v) for v in (500, 30_000, 7_760_097)] == ["500", "30 k", "7.76 M"]
+
+
+def test_series_counts_epochs_from_one_and_leaves_gaps() -> None:
+    epochs, values = series([{"epoch": 0, "dice": None}, {"epoch": 1, "dice": 0.5}, {"epoch": 2}], "dice")
+    assert epochs == [1, 2, 3] and values[1] == 0.5 and np.isnan([values[0], values[2]]).all()
+
+
+def test_search_curves_name_seeds_and_budget(tmp_path: Path) -> None:
+    rows = [{"epoch": e, "expected_parameters": 9e3 - e, "dice": 0.1 * e, "parameter_free": 0.2} for e in range(3)]
+    draw_searches({"seed 0": rows, "seed 7": rows[:1]}, 8_000, tmp_path / "s.svg")
+    texts = comments(tmp_path / "s.svg")
+    assert {"seed 0", "seed 7", "epoch"} <= set(texts) and any("8,000" in text for text in texts)
+
+
+def test_overlay_colours_only_the_foreground() -> None:
+    picture = np.full((4, 4, 3), 0.5)
+    labels = np.zeros((4, 4), np.uint8)
+    labels[1, 2], labels[3, 3] = 1, 2
+    result = overlay(picture, labels)
+    changed = (result != picture).any(axis=2)
+    assert np.array_equal(changed, labels > 0) and not np.array_equal(result[1, 2], result[3, 3])
+    assert (picture == 0.5).all()
+
+
+def test_displayed_rgb_as_it_is_and_16_bit_stretched() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (3, 5, 6), dtype=np.uint8)
+    assert np.allclose(displayed(rgb), rgb.transpose(1, 2, 0) / 255)
+    deep = np.linspace(1000, 3000, 200).reshape(1, 10, 20).astype(np.uint16)
+    shown = displayed(deep)
+    assert shown.shape == (10, 20, 3) and shown.min() == 0 and shown.max() == 1
+    assert np.isfinite(displayed(np.full((1, 3, 3), 7, np.int16))).all(), "a constant image is no division by zero"
+
+
+def test_cases_picture_has_the_truth_s_outline(tmp_path: Path) -> None:
+    image = np.zeros((1, 20, 20), np.uint8)
+    truth = np.zeros((20, 20), np.uint8)
+    truth[5:15, 5:15] = 1
+    for name, mask in (("with", truth), ("without", np.zeros_like(truth))):
+        draw_cases([Example("worst", image, mask, np.zeros_like(truth))], ("background", "cell"), tmp_path / f"{name}.png")
+    from skimage.io import imread
+
+    with_outline, without = (imread(tmp_path / f"{name}.png")[..., :3].astype(int) for name in ("with", "without"))
+    right = with_outline[:, 2 * with_outline.shape[1] // 3 :]
+    assert (right != without[:, 2 * without.shape[1] // 3 :]).any()
+    draw_cases([Example("worst", image, truth, truth)] * 3, ("background", "cell"), tmp_path / "c.svg")
+    assert {"input", "truth", "prediction", "cell", "worst"} <= set(comments(tmp_path / "c.svg"))
+
+
+def test_no_matplotlib_before_something_is_drawn() -> None:
+    code = "import sys, thrifty.report, thrifty.space.dot; sys.exit(bool({'matplotlib', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0

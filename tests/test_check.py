@@ -1,0 +1,74 @@
+"""`thrifty check`: sizes that can be enumerated, counts that can be worked out, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from thrifty.check import check_study, examine
+from thrifty.config import Study
+from thrifty.errors import ThriftyError
+from thrifty.results import open_run
+from thrifty.space.cost import count
+from thrifty.space.schema import load_space
+from thrifty.space.size import all_genotypes
+
+VALUES = {
+    "name": "looked_at",
+    "space": "tiny",
+    "budgets": [{"parameters": 6000, "width": 8, "levels": 3}, {"parameters": 9000, "width": 12, "levels": 3}],
+    "seeds": 2,
+    "data": {"patch": 32, "phantoms": {"cases": 16, "patients": 8, "size": 32, "classes": 2}},
+    "search": {"epochs": 3, "steps": 2, "batch": 2, "warmup": 1},
+    "retrain": {"epochs": 2, "steps": 2, "batch": 2, "seeds": 3, "random": 2, "baselines": ["scaled_unet"], "folds": 2},
+}
+
+
+def make_study(**changes: object) -> Study:
+    return Study.model_validate({**VALUES, **changes})
+
+
+def test_sizes_and_numbers_are_true(results: Path) -> None:
+    lines = list(examine(make_study(), timing=False))
+    sizes = [count(genotype) for genotype in all_genotypes(load_space("tiny"), 8, 3, 1, 2)]
+    expected = f"has {len(sizes):,} genotypes there, from {min(sizes):,} to {max(sizes):,} parameters"
+    assert any(
+        line.startswith("budget 6,000 parameters: width 8, 3 levels, 3 epochs") and line.endswith(expected) for line in lines
+    )
+    assert "trials: 4 searches (2 seeds x 2 settings), 48 retrainings (8 networks x 3 seeds x 2 folds)" in lines
+    assert any(line.startswith("data: phantoms, 16 cases of 8 patients") for line in lines)
+    assert not results.exists()
+
+
+def test_the_cost_is_timed_here_for_every_kind_of_trial(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_study(make_study())
+    printed = capsys.readouterr().out
+    assert printed.count("cost of search") == 2 and printed.count("cost of retrain") == 4
+    assert "cost of retrain found_6000 and random genotypes: 18 x about" in printed
+    assert "cost: about" in printed and not results.exists()
+
+
+def test_a_budget_below_the_smallest_network_names_that_size(results: Path) -> None:
+    smallest = min(count(genotype) for genotype in all_genotypes(load_space("tiny"), 8, 3, 1, 2))
+    budgets = [{"parameters": smallest - 1, "width": 8, "levels": 3}]
+    with pytest.raises(ThriftyError, match=f"below the smallest network.*{smallest:,}"):
+        list(examine(make_study(budgets=budgets), timing=False))
+    budgets[0]["parameters"] = smallest
+    assert list(examine(make_study(budgets=budgets), timing=False))
+
+
+def test_too_many_levels_and_an_idle_gpu_are_warned_about(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thrifty.check.gpus", lambda: [{"name": "one"}])
+    lines = list(examine(make_study(budgets=[{"parameters": 9000, "levels": 4, "width": 8}]), timing=False))
+    assert any(line.startswith("warning: 4 levels: the lowest would see 2 pixels of a patch of 32") for line in lines)
+    assert any("has a GPU and trials would not use it" in line for line in lines)
+
+
+def test_a_results_folder_of_another_study_is_told_before_anything_is_spent(results: Path) -> None:
+    open_run(results / "looked_at", make_study(seeds=5))
+    before = sorted(results.rglob("*"))
+    with pytest.raises(ThriftyError, match="holds another study: seeds was 5, now 2"):
+        list(examine(make_study(), timing=False))
+    assert list(examine(make_study(seeds=5, resources={"concurrent": 1}), timing=False))
+    assert sorted(results.rglob("*")) == before

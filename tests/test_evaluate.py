@@ -1,0 +1,211 @@
+"""Evaluation: every test case measured once for every trained network, tables that agree, examples that can be opened."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from skimage.io import imread
+from sklearn.metrics import f1_score
+
+from tests.small_study import BUDGET, run_here, small_run, small_study
+from thrifty import evaluate, retrain, trials
+from thrifty.data.prepare import open_prepared
+from thrifty.errors import ThriftyError
+from thrifty.inference import predict_cases
+from thrifty.metrics import case_metrics
+from thrifty.model import load_model
+from thrifty.networks import read_networks, trial_arguments, trial_keys
+from thrifty.results import Run, read_json, write_json
+
+STUDY = small_study(recipe={"epochs": 1, "steps": 1, "validate_every": 1})
+NAMES = [f"found_{BUDGET}", f"random_{BUDGET}_0", f"scaled_unet_{BUDGET}"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two seeds of three networks; the second seed of the scaled U-Net is still to come."""
+    run = small_run(tmp_path_factory.mktemp("runs"), STUDY)
+    for key in trial_keys(STUDY, list(read_networks(run)))[:-1]:
+        retrain.retrain_trial(trial_arguments(STUDY, run, key), run.retrain_trial(*key), lambda row: None)
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Run) -> Iterator[Run]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "run_trials", run_here)
+        evaluate.run_stage(STUDY, trained)
+    yield trained
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_test_case_is_measured_once_for_each_run_and_class(evaluated: Run) -> None:
+    rows, prepared = table(evaluated.per_case), open_prepared(evaluated)
+    runs = [(name, seed) for seed in "01" for name in NAMES][:-1]
+    labels = prepared.store.labels[1:]
+    expected = {(*one, case, label) for one in runs for case in prepared.splits.test for label in labels}
+    found = [(row["network"], row["seed"], row["case"], row["label"]) for row in rows]
+    assert len(found) == len(set(found)) and set(found) == expected
+    assert list(rows[0]) == list(evaluate.CASE_COLUMNS + evaluate.PIXEL_COLUMNS)
+    assert {row["unit"] for row in rows} == {"px"} and {row["fold"] for row in rows} == {""}
+    for row in rows:
+        truth, predicted, shared = (int(row[name]) for name in evaluate.PIXEL_COLUMNS)
+        dice = 2 * shared / (truth + predicted) if truth + predicted else 1.0
+        assert float(row["dice"]) == pytest.approx(dice) and float(row["hd95"]) >= 0
+
+
+def test_summary_agrees_with_the_table(evaluated: Run) -> None:
+    summary, rows = read_json(evaluated.summary), table(evaluated.per_case)
+    assert [network["name"] for network in summary["networks"]] == NAMES
+    assert [network["seeds"] for network in summary["networks"]] == [2, 2, 1]
+    assert summary["missing"] == [f"scaled_unet_{BUDGET}/seed_1"]
+    for network in summary["networks"]:
+        mine = [row for row in rows if row["network"] == network["name"]]
+        means = []
+        for seed in sorted({row["seed"] for row in mine}):
+            patients: dict[str, list[float]] = {}
+            for row in mine:
+                if row["seed"] == seed:
+                    patients.setdefault(row["patient"], []).append(float(row["dice"]))
+            means.append(np.mean([np.mean(values) for values in patients.values()]))
+        assert network["dice"]["per_seed"] == pytest.approx(means)
+        assert network["dice"]["mean"] == pytest.approx(np.mean(means))
+        assert network["macs"] > 0 and network["parameters"] <= BUDGET
+        assert 0 <= network["still_improving"] <= network["seeds"]
+    data = summary["data"]
+    assert (data["cases"], data["patients"], data["classes"], data["source"]) == (12, 8, 3, "phantoms")
+    assert sum(data["sets"].values()) == 12
+    assert summary["cost"] == read_json(evaluated.ledger)["cost"]
+    assert (summary["cost"]["retrain"]["trials"], summary["cost"]["evaluate"]["trials"]) == (5, 5)
+
+
+def test_examples_are_the_predictions_of_the_first_seed(evaluated: Run) -> None:
+    listed, store = read_json(evaluated.examples), open_prepared(evaluated).store
+    assert {entry["network"] for entry in listed} == set(NAMES) and {entry["seed"] for entry in listed} == {0}
+    rows = [row for row in table(evaluated.per_case) if row["seed"] == "0"]
+    for entry in listed:
+        labels = imread(evaluated.root / entry["file"])
+        index = store.indices([entry["case"]])[0]
+        assert labels.dtype == np.uint8 and labels.shape == store.mask(index).shape
+        for found in case_metrics(labels, store.mask(index), store.classes):
+            (row,) = [
+                r for r in rows if (r["network"], r["case"], r["class"]) == (entry["network"], entry["case"], str(found.index))
+            ]
+            assert float(row["dice"]) == pytest.approx(found.dice)
+
+
+def test_examples_are_worst_median_and_best_by_the_first_run() -> None:
+    def row(seed: int, case: str, dice: float) -> dict[str, Any]:
+        return {"network": "found_1", "seed": seed, "fold": None, "case": case, "dice": dice}
+
+    first = [row(0, case, dice) for case, dice in (("a", 0.5), ("b", 0.1), ("c", 0.9), ("d", 0.7), ("e", 0.2))]
+    second = [row(1, case, 0.0) for case in "abcde"]
+    assert evaluate.example_cases(first + second) == [("b", "worst", 0.1), ("a", "median", 0.5), ("c", "best", 0.9)]
+    assert evaluate.example_cases(first[:1]) == [("a", "worst", 0.5)]
+
+
+def test_stage_again_does_nothing_anew(evaluated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.read_bytes() for path in (evaluated.per_case, evaluated.summary, evaluated.examples)}
+    monkeypatch.setattr(trials, "run_trials", run_here)
+    monkeypatch.setattr(evaluate, "load_model", lambda *arguments: pytest.fail("a network was loaded"))
+    evaluate.run_stage(STUDY, evaluated)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_network_that_was_trained_anew_is_measured_anew(evaluated: Run) -> None:
+    key = (NAMES[0], 0, None)
+    result = read_json(evaluated.retrain_trial(*key).result)
+    evaluate.forget_stale(evaluated, [key])
+    assert evaluated.evaluate_trial(*key).done
+    measured = evaluated.evaluate_trial(*key).result.read_bytes()
+    try:
+        write_json(evaluated.retrain_trial(*key).result, result | {"weights_sha256": "other"})
+        pictures = evaluated.root / "evaluate" / "examples"
+        shutil.copytree(pictures, pictures.with_name("kept"))
+        evaluate.forget_stale(evaluated, [key])
+        assert not evaluated.evaluate_trial(*key).done
+        assert not list((pictures / NAMES[0]).glob("*.png")) and list((pictures / NAMES[1]).glob("*.png"))
+    finally:
+        write_json(evaluated.retrain_trial(*key).result, result)
+        evaluated.evaluate_trial(*key).result.write_bytes(measured)
+        shutil.rmtree(pictures)
+        pictures.with_name("kept").rename(pictures)
+
+
+def test_volumes_pool_the_pixels_of_their_slices() -> None:
+    def row(volume: str | None, truth: int, predicted: int, shared: int, number: int = 1) -> dict[str, Any]:
+        named = {"network": "n", "seed": 0, "fold": None, "case": "c", "patient": "p", "label": "a", "unit": "px"}
+        pixels = {"truth_pixels": truth, "predicted_pixels": predicted, "shared_pixels": shared}
+        return {**named, "volume": volume, "class": number, "dice": 0.0, "iou": 0.0, "hd95": 0.0, **pixels}
+
+    rows = [row("v", 10, 0, 0), row("v", 30, 40, 20), row("w", 0, 0, 0), row(None, 5, 5, 5), row("v", 7, 7, 7, number=2)]
+    found = evaluate.per_volume(rows)
+    assert [(r["volume"], r["class"], r["slices"]) for r in found] == [("v", 1, 2), ("w", 1, 1), ("v", 2, 1)]
+    assert [r["dice"] for r in found] == pytest.approx([40 / 80, 1.0, 1.0])
+    assert [r["iou"] for r in found] == pytest.approx([20 / 60, 1.0, 1.0])
+    assert set(found[0]) == set(evaluate.VOLUME_COLUMNS)
+
+
+def test_per_volume_is_a_header_alone_where_no_case_is_a_slice(evaluated: Run) -> None:
+    assert evaluated.per_volume.read_text() == ",".join(evaluate.VOLUME_COLUMNS) + "\n"
+
+
+def test_cross_validation_measures_every_fold_on_the_same_test_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = small_study({"epochs": 1, "steps": 1, "seeds": 2, "folds": 2, "random": 0, "baselines": []})
+    run = small_run(tmp_path, study)
+    monkeypatch.setattr(trials, "run_trials", run_here)
+    retrain.run_stage(study, run)
+    evaluate.run_stage(study, run)
+    rows = table(run.per_case)
+    cases = {(row["seed"], row["fold"]): [] for row in rows}
+    for row in rows:
+        cases[row["seed"], row["fold"]].append(row["case"])
+    assert set(cases) == {("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")}
+    assert all(set(names) == set(open_prepared(run).splits.test) for names in cases.values())
+    (network,) = read_json(run.summary)["networks"]
+    assert network["seeds"] == len(network["dice"]["per_seed"]) == 2
+
+
+def test_real_volumes_are_measured_whole_and_in_mm(real_data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of hippocampus volumes: the Dice of a volume is that of its voxels."""
+    source = str(real_data("Dataset004_Hippocampus"))
+    recipe = {"epochs": 1, "steps": 1, "seeds": 1, "random": 0, "baselines": []}
+    study = small_study(recipe, data={"source": source, "patch": 32, "max_cases": 200})
+    run = small_run(tmp_path, study)
+    monkeypatch.setattr(trials, "run_trials", run_here)
+    retrain.run_stage(study, run)
+    evaluate.run_stage(study, run)
+    prepared = open_prepared(run)
+    store = prepared.store
+    test = store.indices(prepared.splits.test)
+    network, model = load_model(run.retrain_trial(NAMES[0], 0), torch.device("cpu"))
+    labels = dict(predict_cases(network, store, test, model.normalisation, study.evaluate, torch.device("cpu")))
+    rows = table(run.per_volume)
+    assert {row["volume"] for row in rows} == {store.cases[i].volume for i in test} and len(rows) >= 2
+    for row in rows:
+        slices = [i for i in test if store.cases[i].volume == row["volume"]]
+        pairs = [(store.mask(i), labels[i]) for i in slices]
+        truth, found = (np.concatenate([a.ravel() for a in part]) for part in zip(*pairs, strict=True))
+        expected = f1_score(truth == int(row["class"]), found == int(row["class"]), zero_division=1.0)
+        assert float(row["dice"]) == pytest.approx(expected)
+        assert int(row["slices"]) == len(slices)
+    summary = read_json(run.summary)["networks"][0]
+    assert summary["hd95"]["unit"] == "mm" and 0 <= summary["dice_volume"] <= 1
+
+
+def test_nothing_trained_says_what_to_do(tmp_path: Path) -> None:
+    run = small_run(tmp_path, STUDY)
+    with pytest.raises(ThriftyError, match=r"`thrifty retrain STUDY.yaml` trains them"):
+        evaluate.run_stage(STUDY, run)
+    assert not run.summary.exists()

@@ -1,0 +1,141 @@
+"""The list of networks of a study: what is in it, that it never changes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from thrifty.config import Study
+from thrifty.errors import ThriftyError
+from thrifty.networks import planned_networks, random_genotypes, read_networks, trial_keys, write_networks
+from thrifty.results import Run
+from thrifty.space.cost import Costs, count
+from thrifty.space.genotype import genotype_hash, save
+from thrifty.space.sample import random_genotype
+from thrifty.space.schema import load_space
+
+SPACE = load_space("tiny")
+STORE = SimpleNamespace(channels=1, classes=3)
+
+
+def study(**values) -> Study:
+    return Study.model_validate({"name": "s", "space": "tiny", "budgets": [3000, 6000], **values})
+
+
+def run_with_genotypes(root: Path, budgets: tuple[int, ...] = (3000, 6000), width: int = 8) -> Run:
+    run = Run(root)
+    for budget in budgets:
+        rng = np.random.default_rng(budget)
+        save(run.genotype(budget), random_genotype(SPACE, width, 4, 1, 3, rng, low=budget // 2, high=budget))
+    return run
+
+
+def test_all_networks_are_listed_within_their_budgets(tmp_path: Path) -> None:
+    run = run_with_genotypes(tmp_path)
+    specs = {spec.name: spec for spec in planned_networks(study(), run, STORE)}
+    kinds = ("found_{}", "random_{}_0", "random_{}_1", "random_{}_2", "scaled_unet_{}")
+    assert list(specs) == [*(k.format(b) for b in (3000, 6000) for k in kinds), "unet", "unetpp"]
+    for spec in specs.values():
+        if spec.budget is not None:
+            assert spec.parameters <= spec.budget
+        if spec.name.startswith("scaled_unet"):
+            assert spec.parameters >= 0.95 * spec.budget
+
+
+def test_baselines_can_be_left_out(tmp_path: Path) -> None:
+    run = run_with_genotypes(tmp_path)
+    less = study(retrain={"baselines": ["unet"], "random": 0})
+    assert [spec.name for spec in planned_networks(less, run, STORE)] == ["found_3000", "found_6000", "unet"]
+
+
+def test_random_genotypes_fill_85_percent_are_distinct_and_stay_the_same() -> None:
+    found = random_genotype(SPACE, 8, 4, 1, 3, np.random.default_rng(0), high=4000)
+    drawn = random_genotypes(SPACE, found, 4000, 12)
+    assert len(drawn) == 12
+    assert all(0.85 * 4000 <= count(g) <= 4000 for g in drawn)
+    assert all((g.width, g.levels, g.channels, g.classes) == (8, 4, 1, 3) for g in drawn)
+    assert len({genotype_hash(g) for g in [found, *drawn]}) == 13
+    assert random_genotypes(SPACE, found, 4000, 12) == drawn
+    assert random_genotypes(SPACE, found, 4000, 5) == drawn[:5]
+    assert random_genotypes(SPACE, found, 4001, 5) != drawn[:5]
+
+
+def test_found_one_is_not_drawn_again() -> None:
+    before = random_genotypes(SPACE, random_genotype(SPACE, 8, 4, 1, 3, np.random.default_rng(0)), 4000, 3)
+    after = random_genotypes(SPACE, before[0], 4000, 3)
+    assert genotype_hash(before[0]) not in {genotype_hash(g) for g in after}
+
+
+def test_budget_beyond_the_largest_network_is_measured_by_that() -> None:
+    found = random_genotype(SPACE, 2, 3, 1, 3, np.random.default_rng(0))
+    largest = Costs(SPACE, 2, 3, 1, 3).largest()
+    assert all(0.85 * largest <= count(g) <= largest for g in random_genotypes(SPACE, found, 10 * largest, 3))
+
+
+def test_exhausted_space_gives_fewer() -> None:
+    narrow = SPACE.model_copy(update={"nodes": 1, "path": "plain"})
+    found = random_genotype(narrow, 2, 3, 1, 3, np.random.default_rng(0))
+    drawn = random_genotypes(narrow, found, Costs(narrow, 2, 3, 1, 3).largest(), 5_000)
+    assert 0 < len(drawn) < 5_000
+
+
+def test_list_survives_the_file(tmp_path: Path) -> None:
+    run = run_with_genotypes(tmp_path)
+    specs = planned_networks(study(), run, STORE)
+    write_networks(run, specs)
+    assert list(read_networks(run).values()) == specs
+
+
+def test_missing_genotype_says_what_to_do(tmp_path: Path) -> None:
+    run = run_with_genotypes(tmp_path, budgets=(3000,))
+    with pytest.raises(ThriftyError, match=r"budget 6,000.*genotype_6000.json is missing.*thrifty select"):
+        planned_networks(study(), run, STORE)
+
+
+def test_genotype_over_its_budget_is_refused(tmp_path: Path) -> None:
+    run = run_with_genotypes(tmp_path)
+    run.genotype(6000).replace(run.genotype(3000))
+    with pytest.raises(ThriftyError, match="more than the budget of 3,000"):
+        planned_networks(study(budgets=[3000]), run, STORE)
+
+
+def test_genotype_for_other_data_is_refused(tmp_path: Path) -> None:
+    run = run_with_genotypes(tmp_path)
+    with pytest.raises(ThriftyError, match="for 1 channels and 3 classes, the data has 3 and 2"):
+        planned_networks(study(), run, SimpleNamespace(channels=3, classes=2))
+
+
+def test_another_genotype_than_the_trained_one_is_refused(tmp_path: Path) -> None:
+    run = run_with_genotypes(tmp_path)
+    write_networks(run, planned_networks(study(), run, STORE))
+    save(run.genotype(3000), random_genotype(SPACE, 8, 4, 1, 3, np.random.default_rng(7), high=3000))
+    changed = planned_networks(study(), run, STORE)
+    write_networks(run, changed)  # nothing was trained yet
+    (run.retrain / "found_3000").mkdir()
+    before = run.networks.read_bytes()
+    save(run.genotype(3000), random_genotype(SPACE, 8, 4, 1, 3, np.random.default_rng(8), high=3000))
+    with pytest.raises(ThriftyError, match=r"found_3000 was trained as another network.*remove that folder"):
+        write_networks(run, planned_networks(study(), run, STORE))
+    assert run.networks.read_bytes() == before
+
+
+def test_damaged_list_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.networks.parent.mkdir()
+    run.networks.write_text("[]")
+    with pytest.raises(ThriftyError, match="no list of networks"):
+        read_networks(run)
+
+
+def test_trials_are_networks_x_seeds_x_folds() -> None:
+    assert trial_keys(study(retrain={"seeds": [5, 7]}), ["a", "b"]) == [
+        ("a", 5, None),
+        ("b", 5, None),
+        ("a", 7, None),
+        ("b", 7, None),
+    ]
+    crossed = trial_keys(study(retrain={"seeds": 1, "folds": 3}), ["a"])
+    assert crossed == [("a", 0, 0), ("a", 0, 1), ("a", 0, 2)]

@@ -1,0 +1,186 @@
+"""Trials on a real Ray: retries, resumes, refusals, stops. The trial functions are in tests/toy_trials.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_trials import count_trial, expected, square
+
+from thrifty.config import Resources
+from thrifty.errors import ThriftyError
+from thrifty.results import Run, Trial, read_json
+from thrifty.trials import Spec, map_batches, run_trials
+
+ONE = Resources(max_failures=2)
+
+
+def make_spec(run: Run, name: str, **arguments: Any) -> Spec:
+    values: dict[str, Any] = {"run": str(run.root), "seed": 3, "epochs": 4, **arguments}
+    return Spec(name, Trial(run.root / "search" / name), values, values["epochs"])
+
+
+def value_of(spec: Spec) -> int:
+    return read_json(spec.trial.result)["value"]
+
+
+def manifest_rows(run: Run) -> dict[str, dict]:
+    return {row["name"]: row for row in read_json(run.root / "search" / "trials.json")["trials"]}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_killed_worker_is_retried_from_its_checkpoint_and_others_go_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet, killed = make_spec(run, "quiet"), make_spec(run, "killed", die_at=2)
+    run_trials("search", count_trial, [quiet, killed], ONE, run)
+    assert value_of(quiet) == value_of(killed) == expected(3, 4)
+    assert (killed.trial.folder / "log").read_text().split() == ["0", "1", "2", "3"]
+    assert not list(killed.trial.folder.glob(".*.part"))
+    rows = manifest_rows(run)
+    assert rows["quiet"]["attempts"] == 1 and rows["killed"]["attempts"] == 2
+    assert {row["status"] for row in rows.values()} == {"done"}
+    assert rows["killed"]["seconds"] > 0 and rows["killed"]["arguments"]["die_at"] == 2
+    assert rows["killed"]["cpu_hours"] == pytest.approx(rows["killed"]["seconds"] / 3600, abs=2e-6)
+    assert not (run.search / ".tune").exists()
+    printed = capsys.readouterr().out
+    assert "search killed: is tried again: its worker died" in printed and "2 of 2 done" in printed
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_finished_trials_are_not_called_again(run: Run) -> None:
+    first, second = make_spec(run, "first"), make_spec(run, "second", seed=4)
+    run_trials("search", count_trial, [first], ONE, run)
+    run_trials("search", count_trial, [first, second], ONE, run)
+    run_trials("search", count_trial, [first, second], ONE, run)
+    assert value_of(second) == expected(4, 4)
+    assert (first.trial.folder / "log").read_text().split() == ["0", "1", "2", "3"]
+    assert [row["attempts"] for row in manifest_rows(run).values()] == [1, 1]
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_failing_trials_are_named_with_their_reason_and_stop_no_other(run: Run) -> None:
+    specs = [
+        make_spec(run, "raises", raise_at=1),
+        make_spec(run, "refuses", refuse_at=0),
+        make_spec(run, "forgets", forget=True),
+        make_spec(run, "fine"),
+    ]
+    with pytest.raises(ThriftyError) as caught:
+        run_trials("search", count_trial, specs, Resources(max_failures=1), run)
+    text = str(caught.value)
+    assert "3 of 4 trials of search failed" in text and "run the same command to go on" in text and "\n" not in text
+    assert "raises: the loss is not a number" in text
+    assert "refuses: the budget of 10 parameters is below the smallest network; give at least 812" in text
+    assert "forgets: it ended without a result" in text
+    assert value_of(specs[3]) == expected(3, 4)
+    rows = manifest_rows(run)
+    assert (rows["raises"]["attempts"], rows["refuses"]["attempts"]) == (2, 1), "a user's error is not tried again"
+    assert [row["status"] for row in rows.values()] == ["failed", "failed", "failed", "done"]
+    assert "ValueError" in specs[0].trial.error.read_text()
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_the_same_call_goes_on(run: Run, number: int) -> None:
+    spec = make_spec(run, "slow", sleep=0.3)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+
+    def interrupt() -> None:
+        while not spec.trial.checkpoint.is_file():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(ThriftyError, match="interrupted: 0 of 1 trials of search are done; run the same command to go on"):
+        run_trials("search", count_trial, [spec], ONE, run)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert manifest_rows(run)["slow"]["status"] == "interrupted"
+    run_trials("search", count_trial, [spec], ONE, run)
+    assert value_of(spec) == expected(3, 4)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_more_than_the_machine_has_is_refused_at_once(run: Run) -> None:
+    with pytest.raises(ThriftyError, match=r"needs 64 CPUs and 0 GPUs, the machines have 2 CPUs and 0 GPUs"):
+        run_trials("search", count_trial, [make_spec(run, "big")], Resources(cpus_per_trial=64), run)
+    with pytest.raises(ThriftyError, match=r"gpus_per_trial is 1.5: a share of one GPU"):
+        map_batches(square, [{"value": 1}], Resources(gpus_per_trial=1.5))
+    with pytest.raises(ThriftyError, match=r"needs 1 CPUs and 0.5 GPUs"):
+        map_batches(square, [{"value": 1}], Resources(gpus_per_trial=0.5))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_map_batches_keeps_order_and_redoes_the_items_of_a_killed_worker(tmp_path: Path) -> None:
+    items = [{"value": value} for value in range(6)]
+    items[2]["die"] = str(tmp_path / "died")
+    assert map_batches(square, items, Resources(concurrent=2)) == [0, 1, 4, 9, 16, 25]
+    assert (tmp_path / "died").exists()
+    assert map_batches(square, [], ONE) == []
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_map_batches_passes_on_a_users_error() -> None:
+    with pytest.raises(ThriftyError, match=r"^no such candidate$"):
+        map_batches(square, [{"value": 1}, {"value": 2, "refuse": True}], ONE)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from test_trials import make_specs
+from toy_trials import count_trial
+from thrifty.config import Resources
+from thrifty.results import Run
+from thrifty.trials import run_trials
+run = Run(Path(sys.argv[1]))
+run_trials("search", count_trial, make_specs(run, sleep=0.5), Resources(concurrent=1), run)
+"""
+
+
+def make_specs(run: Run, sleep: float) -> list[Spec]:
+    return [make_spec(run, "quick", epochs=1), make_spec(run, "slow", epochs=6, sleep=sleep), make_spec(run, "last", epochs=2)]
+
+
+@pytest.fixture
+def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that is killed outright leaves Ray's files behind: here they are removed. Sockets need the short path."""
+    with tempfile.TemporaryDirectory(prefix="t_", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield
+
+
+@pytest.mark.usefixtures("ray_local", "ray_folder")
+def test_what_a_killed_driver_left_is_taken_up(run: Run) -> None:
+    """The first driver has a Ray of its own and is killed with it; the second one, here, finishes."""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    command = [sys.executable, "-W", "error", "-c", DRIVER, str(run.root)]
+    first = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    log = run.search / "slow" / "log"
+    limit = time.monotonic() + 120
+    while not (log.is_file() and len(log.read_text().split()) >= 2):
+        assert first.poll() is None and time.monotonic() < limit, first.communicate()[0]
+        time.sleep(0.05)
+    first.kill()
+    assert first.communicate()[0].decode().count("\n") == 3, "it says what starts and ends, and nothing else"
+    assert Trial(run.search / "quick").done and not Trial(run.search / "slow").done
+    time.sleep(1.0)  # its workers end within a second
+    before = len(log.read_text().split())
+    specs = make_specs(run, sleep=0.0)
+    run_trials("search", count_trial, specs, ONE, run)
+    assert (run.search / "quick" / "log").read_text().split() == ["0"]
+    assert len(log.read_text().split()) - before < 6, "it went on from its checkpoint"
+    assert [value_of(spec) for spec in specs] == [expected(3, 1), expected(3, 6), expected(3, 2)]
+    assert manifest_rows(run)["slow"]["attempts"] == 2

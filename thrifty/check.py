@@ -1,0 +1,175 @@
+"""`thrifty check`: what a study would work on and cost, before anything is spent. Writes nothing into the results folder."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thrifty.config import Study, results_folder
+from thrifty.console import format_seconds
+from thrifty.environment import gpus, usable_cores
+from thrifty.results import Run, open_run
+from thrifty.space.cost import Costs
+from thrifty.space.schema import Space, load_space
+from thrifty.space.size import number_of_genotypes
+
+if TYPE_CHECKING:
+    from thrifty.data.prepare import Prepared
+    from thrifty.nets.build import NetworkSpec
+    from thrifty.search.setting import Setting
+
+LITTLE_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A kind of trial: how many there are, and about how many seconds one takes on this machine."""
+
+    stage: str
+    what: str
+    trials: int
+    seconds: float
+
+    @property
+    def total(self) -> float:
+        return self.trials * self.seconds
+
+
+def check_study(study: Study, timing: bool = True) -> None:
+    """Prints the report line by line. The data set is decoded into a temporary folder, which is removed.
+
+    Raises:
+        ThriftyError: whatever would stop the study: its data, space, budgets, or a results folder of another study.
+    """
+    for line in examine(study, timing):
+        print(line, flush=True)
+
+
+def examine(study: Study, timing: bool) -> Iterator[str]:
+    from thrifty.data.prepare import prepare
+    from thrifty.data.report import describe
+    from thrifty.search.setting import settings_of
+
+    space = load_space(study.space, study.allow_code)
+    root = results_folder(study.name)
+    if (root / "run.yaml").is_file():
+        open_run(root, study)  # only compares
+    with tempfile.TemporaryDirectory(prefix="thrifty_check_") as folder:
+        prepared = prepare(study, Run(Path(folder)))
+        data = describe(study.data, prepared.store, prepared.splits)
+        yield from data.lines()
+        settings = settings_of(study, space, prepared.store.channels, prepared.store.classes)
+        for setting in settings:
+            yield describe_setting(space, setting, prepared)
+            if (deep := data.too_deep(setting.levels)) is not None:
+                yield f"warning: {deep}"
+        specs = networks(study, space, settings, prepared)
+        yield trials_line(study, len(settings), len(specs))
+        if timing:
+            yield from cost_lines(study, estimates(study, settings, specs, prepared))
+    yield from machine_warnings(study, root)
+
+
+def describe_setting(space: Space, setting: Setting, prepared: Prepared) -> str:
+    store = prepared.store
+    costs = Costs(space, setting.width, setting.levels, store.channels, store.classes)
+    number = number_of_genotypes(space, setting.levels)
+    count = f"{number:,}" if number < 10**9 else f"about 10^{math.log10(number):.1f}"
+    return (
+        f"budget {setting.budget:,} parameters: width {setting.width}, {setting.levels} levels, {setting.epochs} epochs; space "
+        f"'{space.name}' has {count} genotypes there, from {costs.smallest():,} to {costs.largest():,} parameters"
+    )
+
+
+def networks(study: Study, space: Space, settings: Sequence[Setting], prepared: Prepared) -> list[NetworkSpec]:
+    """What would be retrained; random genotypes within the budget stand for those that a search will find."""
+    import numpy as np
+
+    from thrifty.nets.build import baseline_spec, genotype_spec
+    from thrifty.space.sample import random_genotype
+
+    channels, classes = prepared.store.channels, prepared.store.classes
+    specs: list[NetworkSpec] = []
+    for budget in study.sizes:
+        setting = next(s for s in settings if s.budget == budget)
+        rng = np.random.default_rng(budget)
+        genotype = random_genotype(space, setting.width, setting.levels, channels, classes, rng, high=budget)
+        specs += [genotype_spec(f"found_{budget}", genotype, budget)] * (1 + study.retrain.random)
+        if "scaled_unet" in study.retrain.baselines:
+            specs.append(baseline_spec("scaled_unet", channels, classes, budget))
+    return specs + [baseline_spec(name, channels, classes) for name in ("unet", "unetpp") if name in study.retrain.baselines]
+
+
+def trials_line(study: Study, settings: int, networks: int) -> str:
+    seeds, repeats, folds = len(study.search_seeds), len(study.retrain_seeds), study.retrain.folds
+    by_fold = f" x {folds} folds" if folds > 1 else ""
+    return (
+        f"trials: {seeds * settings} searches ({seeds} seeds x {settings} settings), {networks * repeats * folds} retrainings "
+        f"({networks} networks x {repeats} seeds{by_fold})"
+    )
+
+
+def estimates(study: Study, settings: Sequence[Setting], specs: Sequence[NetworkSpec], prepared: Prepared) -> Iterator[Estimate]:
+    """From single steps that are taken now, one kind of trial after the other."""
+    from thrifty.search.trial import time_search_step
+    from thrifty.train import seed_everything, threads_for
+
+    seed_everything(0, threads_for(study.resources.cpus_per_trial))
+    for setting in settings:
+        seconds = time_search_step(study, prepared, setting) * study.search.steps * setting.epochs
+        yield Estimate("search", setting.key, len(study.search_seeds), seconds)
+    repeats = len(study.retrain_seeds) * study.retrain.folds
+    for name in dict.fromkeys(spec.name for spec in specs):
+        same = [spec for spec in specs if spec.name == name]
+        what = f"{name} and random genotypes" if len(same) > 1 else name
+        yield Estimate("retrain", what, len(same) * repeats, time_retraining(study, prepared, same[0]))
+
+
+def time_retraining(study: Study, prepared: Prepared, spec: NetworkSpec) -> float:
+    """Seconds of a whole retraining, from one step and one look at a selection case (after one of each to warm up)."""
+    from thrifty.inference import mean_dice
+    from thrifty.nets.build import build_network
+    from thrifty.retrain import is_validated, make_trainee
+    from thrifty.train import choose_device
+
+    recipe, device = study.retrain, choose_device(study.resources.device)
+    one = study.model_copy(update={"retrain": recipe.model_copy(update={"steps": 1, "epochs": 4, "validate_every": 4})})
+    trainee = make_trainee(build_network(spec).to(device), one, prepared, prepared.splits, 0, device)
+    trainee.epoch(0)
+    start = time.perf_counter()
+    trainee.epoch(1)
+    step = time.perf_counter() - start
+    case = prepared.store.indices(prepared.splits.selection[:1])
+    start = time.perf_counter()
+    mean_dice(trainee.network, prepared.store, case, trainee.normalisation, study.evaluate, device)
+    look = (time.perf_counter() - start) * len(prepared.splits.selection)
+    looks = sum(is_validated(epoch, recipe) for epoch in range(recipe.epochs))
+    return step * recipe.steps * recipe.epochs + look * looks
+
+
+def cost_lines(study: Study, kinds: Iterator[Estimate]) -> Iterator[str]:
+    total = 0.0
+    for item in kinds:
+        total += item.total
+        yield f"cost of {item.stage} {item.what}: {item.trials} x about {format_seconds(item.seconds)}"
+    at_once = max(1, usable_cores() // study.resources.cpus_per_trial)
+    at_once = min(at_once, study.resources.concurrent or at_once)
+    yield (
+        f"cost: about {format_seconds(total)} of trials, {format_seconds(total / at_once)} with {at_once} at once here "
+        "(searches and retrainings, from single steps timed now; selection and evaluation come on top)"
+    )
+
+
+def machine_warnings(study: Study, root: Path) -> Iterator[str]:
+    existing = next(place for place in (root, *root.parents) if place.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    if free < LITTLE_GIB:
+        yield f"warning: only {free:.1f} GiB free in {existing}; set THRIFTY_RESULTS to another folder"
+    if gpus() and study.resources.gpus_per_trial == 0:
+        yield "warning: this machine has a GPU and trials would not use it; give resources.gpus_per_trial=0.5, or 1"

@@ -1,0 +1,220 @@
+"""`thrifty evaluate`: every trained network on the test cases, which nothing else reads.
+
+Trials predict and measure; this stage then gathers their rows into per_case.csv, per_volume.csv, a few example predictions,
+ledger.json and summary.json.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thrifty.config import Study
+from thrifty.data.prepare import Prepared, open_prepared
+from thrifty.errors import ThriftyError
+from thrifty.inference import predict_cases
+from thrifty.metrics import case_metrics, dice_of, iou_of
+from thrifty.model import load_model, weights_hash
+from thrifty.networks import Key, read_networks, trial_arguments, trial_keys, trial_name
+from thrifty.results import Run, Trial, read_json, read_run, user_errors, write_json, write_text
+from thrifty.summary import ledger, summarise
+from thrifty.train import Report, choose_device, seed_everything, threads_for
+
+if TYPE_CHECKING:
+    from thrifty.trials import Spec
+
+SCHEMA = 1
+RUN_COLUMNS = ("network", "seed", "fold")
+CASE_COLUMNS = (*RUN_COLUMNS, "case", "patient", "volume", "class", "label", "dice", "iou", "hd95", "unit")
+PIXEL_COLUMNS = ("truth_pixels", "predicted_pixels", "shared_pixels")
+VOLUME_COLUMNS = (*RUN_COLUMNS, "volume", "patient", "slices", "class", "label", "dice", "iou", *PIXEL_COLUMNS)
+Row = dict[str, Any]
+
+
+def run_stage(study: Study, run: Run) -> None:
+    """Measures every finished retraining on the test cases, then writes tables, examples, ledger and summary.
+
+    Retrainings that are still to come are named in the summary under `missing`, and measured when the stage runs again.
+
+    Raises:
+        ThriftyError: nothing is retrained yet, or trials that failed.
+    """
+    from thrifty.trials import run_trials
+
+    names = list(read_networks(run, study.allow_code))
+    keys, missing = finished(study, run, names)
+    if not keys:
+        raise ThriftyError(f"no network in {run.retrain} is trained yet; `thrifty retrain STUDY.yaml` trains them")
+    forget_stale(run, keys)
+    run_trials("evaluate", evaluate_trial, trial_specs(study, run, keys), study.resources, run)
+    results = [read_json(run.evaluate_trial(*key).result) for key in keys]
+    rows = [row for result in results for row in result["cases"]]
+    volumes = per_volume(rows)
+    write_csv(run.per_case, (*CASE_COLUMNS, *PIXEL_COLUMNS), rows)
+    write_csv(run.per_volume, VOLUME_COLUMNS, volumes)
+    prepared = open_prepared(run)
+    write_examples(study, run, prepared, keys, rows)
+    write_json(run.ledger, ledger(run))
+    write_json(run.summary, summarise(study, run, prepared, keys, missing, rows, volumes))
+
+
+def finished(study: Study, run: Run, networks: Sequence[str]) -> tuple[list[Key], list[str]]:
+    """The trained (network, seed, fold), and the names of the retrainings that are still to come."""
+    keys = trial_keys(study, networks)
+    done = [key for key in keys if run.retrain_trial(*key).done]
+    return done, [trial_name(run, key) for key in keys if key not in done]
+
+
+def forget_stale(run: Run, keys: Sequence[Key]) -> None:
+    """Removes measurements and examples of weights that have been trained anew since."""
+    for key in keys:
+        measured = run.evaluate_trial(*key)
+        weights = read_json(run.retrain_trial(*key).result).get("weights_sha256")
+        if measured.done and read_json(measured.result).get("weights_sha256") != weights:
+            measured.result.unlink()
+            for picture in run.example(key[0], "any").parent.glob("*.png"):
+                picture.unlink()
+
+
+def trial_specs(study: Study, run: Run, keys: Sequence[Key]) -> list[Spec]:
+    from thrifty.trials import Spec
+
+    return [Spec(trial_name(run, key), run.evaluate_trial(*key), trial_arguments(study, run, key), 1) for key in keys]
+
+
+def evaluate_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
+    """One trained network on all test cases; writes result.json with one row for each case and class.
+
+    Args:
+        arguments: run (folder), network, seed, fold (None without cross-validation), device, cpus, gpus.
+        trial: where to write.
+        report: is given one record, when all is measured.
+    """
+    start = time.perf_counter()
+    study, run = read_run(Path(arguments["run"]))
+    key = (arguments["network"], arguments["seed"], arguments["fold"])
+    device = choose_device(arguments["device"])
+    seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
+    network, model = load_model(run.retrain_trial(*key), device, study.allow_code)
+    prepared = open_prepared(run)
+    store = prepared.store
+    test = store.indices(prepared.splits.test)
+    measured: dict[int, list[Row]] = {}
+    for index, labels in predict_cases(network, store, test, model.normalisation, study.evaluate, device):
+        measured[index] = case_rows(key, prepared, index, labels)
+    rows = [row for index in test for row in measured[index]]
+    seconds = time.perf_counter() - start
+    dice = float(np.mean([row["dice"] for row in rows]))
+    where = {"seconds": seconds, "cpus": arguments["cpus"], "gpus": arguments["gpus"]}
+    identity = dict(zip(RUN_COLUMNS, key, strict=True))
+    identity |= {"weights_sha256": weights_hash(run.retrain_trial(*key))}
+    write_json(trial.result, {"schema": SCHEMA, "trial": trial_name(run, key), **identity, "dice": dice, **where, "cases": rows})
+    report({"epoch": 0, "dice": dice, "seconds": seconds})
+
+
+def case_rows(key: Key, prepared: Prepared, index: int, labels: np.ndarray) -> list[Row]:
+    """The rows of per_case.csv of one case: one for each foreground class."""
+    store = prepared.store
+    case = store.cases[index]
+    rows = []
+    for found in case_metrics(labels, store.mask(index), store.classes, case.spacing_mm):
+        rows.append(
+            {
+                **dict(zip(RUN_COLUMNS, key, strict=True)),
+                "case": case.name,
+                "patient": case.patient,
+                "volume": case.volume,
+                "class": found.index,
+                "label": store.labels[found.index],
+                "dice": found.dice,
+                "iou": found.iou,
+                "hd95": found.hd95,
+                "unit": found.unit,
+                "truth_pixels": found.truth_pixels,
+                "predicted_pixels": found.predicted_pixels,
+                "shared_pixels": found.shared_pixels,
+            }
+        )
+    return rows
+
+
+def per_volume(rows: Sequence[Row]) -> list[Row]:
+    """Dice and IoU of whole volumes, from the pixels of their slices added up; empty where no case is a slice."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["volume"] is not None:
+            groups.setdefault((*(row[name] for name in RUN_COLUMNS), row["volume"], row["class"]), []).append(row)
+    result = []
+    for group in groups.values():
+        counts = {name: sum(row[name] for row in group) for name in PIXEL_COLUMNS}
+        scores = {"dice": dice_of(*counts.values()), "iou": iou_of(*counts.values())}
+        values = {**group[0], "slices": len(group), **scores, **counts}
+        result.append({name: values[name] for name in VOLUME_COLUMNS})
+    return result
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """A table with a header line; None becomes an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def example_cases(rows: Sequence[Row]) -> list[tuple[str, str, float]]:
+    """(case, rank, Dice) of the worst, the median and the best test case of the first run in `rows`."""
+    first = tuple(rows[0][name] for name in RUN_COLUMNS)
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        if tuple(row[name] for name in RUN_COLUMNS) == first:
+            scores.setdefault(row["case"], []).append(row["dice"])
+    ordered = sorted((float(np.mean(values)), case) for case, values in scores.items())
+    picked = {"worst": 0, "median": (len(ordered) - 1) // 2, "best": len(ordered) - 1}
+    chosen: dict[str, tuple[str, str, float]] = {}
+    for rank, place in picked.items():
+        dice, case = ordered[place]
+        chosen.setdefault(case, (case, rank, dice))
+    return list(chosen.values())
+
+
+def write_examples(study: Study, run: Run, prepared: Prepared, keys: Sequence[Key], rows: Sequence[Row]) -> None:
+    """Label maps (PNG, uint8 class ids) of the worst, median and best test case by the found network, for every network.
+
+    The found network's first run chooses the cases, each network's first run predicts them. Existing predictions stay.
+    """
+    chosen = example_cases([row for row in rows if row["network"].startswith("found_")] or rows)
+    first = {key[0]: key for key in reversed(keys)}
+    store, device = prepared.store, choose_device(study.resources.device)
+    index_of = {case: store.indices([case])[0] for case, _, _ in chosen}
+    listed = []
+    for key in first.values():
+        lacking = [index for case, index in index_of.items() if not run.example(key[0], case).is_file()]
+        if lacking:
+            network, model = load_model(run.retrain_trial(*key), device, study.allow_code)
+            for index, labels in predict_cases(network, store, lacking, model.normalisation, study.evaluate, device):
+                write_labels(run.example(key[0], store.cases[index].name), labels)
+        for case, rank, dice in chosen:
+            file = run.example(key[0], case).relative_to(run.root).as_posix()
+            listed.append({"case": case, "rank": rank, "dice": dice, "network": key[0], "seed": key[1], "file": file})
+    write_json(run.examples, listed)
+
+
+def write_labels(path: Path, labels: np.ndarray) -> None:
+    """A PNG of (H, W) uint8 class ids, whole or absent."""
+    from skimage.io import imsave
+
+    part = path.with_name(f".{path.stem}.part.png")
+    with user_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            imsave(part, labels, check_contrast=False)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)

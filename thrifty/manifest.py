@@ -1,0 +1,90 @@
+"""What became of every trial of a stage, and for how long it held its resources: `<stage>/trials.json`, written as it changes.
+
+It is there to be read; which trial has finished is decided by its own result file alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from thrifty.config import Resources
+from thrifty.errors import ThriftyError
+from thrifty.results import Run, Trial, read_json, write_json
+
+SCHEMA = 1
+WRITE_SECONDS = 5.0  # between two writes that only move the clocks
+Clock = Callable[[], float]
+
+
+class Manifest:
+    """The trials of one stage: settings, status, attempts, seconds, CPU- and GPU-hours over all attempts."""
+
+    def __init__(self, run: Run, stage: str, resources: Resources, clock: Clock = time.monotonic) -> None:
+        self.run, self.stage, self.resources, self.clock = run, stage, resources, clock
+        self.path = run.root / stage / "trials.json"
+        self.rows: dict[str, dict[str, Any]] = {row["name"]: row for row in _stored(self.path)}
+        self._since: dict[str, float] = {}
+        self._written = float("-inf")
+
+    def add(self, name: str, trial: Trial, arguments: Mapping[str, Any], epochs: int) -> None:
+        """A trial of the stage; what it cost before stays on its account."""
+        settings = json.loads(json.dumps({key: value for key, value in arguments.items() if key != "run"}))
+        status = "done" if trial.done else "waiting"
+        cost = {"attempts": 0, "seconds": 0.0, "cpu_hours": 0.0, "gpu_hours": 0.0}
+        row = cost | self.rows.get(name, {}) | {"status": status, "error": None, "epochs": epochs, "arguments": settings}
+        self.rows[name] = {"name": name, "folder": _relative(trial.folder, self.run.root)} | row
+
+    def start(self, name: str) -> None:
+        """An attempt begins."""
+        self._since[name] = self.clock()
+        self.rows[name]["attempts"] += 1
+        self.set(name, "running")
+
+    def set(self, name: str, status: str, error: str | None = None) -> None:
+        """A new status; a trial that no longer runs holds no resources."""
+        self._count(name)
+        if status != "running":
+            self._since.pop(name, None)
+        self.rows[name].update(status=status, error=error)
+        self.write()
+
+    def tick(self) -> None:
+        """Brings the clocks up to date, so that a killed driver loses seconds, not hours, of the account."""
+        if self.clock() - self._written >= WRITE_SECONDS:
+            for name in list(self._since):
+                self._count(name)
+            self.write()
+
+    def seconds(self, name: str) -> float:
+        return self.rows[name]["seconds"]
+
+    def write(self) -> None:
+        write_json(self.path, {"schema": SCHEMA, "stage": self.stage, "trials": list(self.rows.values())})
+        self._written = self.clock()
+
+    def _count(self, name: str) -> None:
+        if name not in self._since:
+            return
+        now, row = self.clock(), self.rows[name]
+        passed = now - self._since[name]
+        row["seconds"] = round(row["seconds"] + passed, 3)
+        row["cpu_hours"] = round(row["cpu_hours"] + passed * self.resources.cpus_per_trial / 3600, 6)
+        row["gpu_hours"] = round(row["gpu_hours"] + passed * self.resources.gpus_per_trial / 3600, 6)
+        self._since[name] = now
+
+
+def _stored(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise ThriftyError(f"{path} has no schema {SCHEMA}; remove it, trials that have a result stay done")
+    return value["trials"]
+
+
+def _relative(folder: Path, root: Path) -> str:
+    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)

@@ -1,0 +1,143 @@
+"""Which networks are retrained and compared: for every budget the found one, random ones and a scaled U-Net; U-Net, UNet++."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thrifty.config import Study
+from thrifty.errors import ThriftyError
+from thrifty.nets.build import NetworkSpec, baseline_spec, genotype_spec
+from thrifty.results import Run, read_json, write_json
+from thrifty.space.cost import Costs, count
+from thrifty.space.genotype import Genotype, canonical, genotype_hash, load
+from thrifty.space.sample import random_genotype
+from thrifty.space.schema import Space, load_space
+
+if TYPE_CHECKING:
+    from thrifty.data.store import Store
+
+SCHEMA = 1
+SEED = 0x7261_6E64  # of the random genotypes: 'rand', so that no other generator of a study starts alike
+FILLS = 0.85  # share of its budget that a random genotype uses at least
+REPEATS = 200  # draws in a row without a new genotype after which a space counts as exhausted
+Key = tuple[str, int, int | None]
+"""A trained network: its name, seed and fold (None without cross-validation)."""
+
+
+def planned_networks(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
+    """The networks of a study in the order of the report.
+
+    Raises:
+        ThriftyError: a budget has no genotype yet, or one that does not fit budget or data; a budget that is too small.
+    """
+    channels, classes = store.channels, store.classes
+    space = load_space(study.space, study.allow_code)
+    specs: list[NetworkSpec] = []
+    for budget in study.sizes:
+        found = found_genotype(study, run, store, budget)
+        specs.append(genotype_spec(f"found_{budget}", found, budget))
+        for k, genotype in enumerate(random_genotypes(space, found, budget, study.retrain.random)):
+            specs.append(genotype_spec(f"random_{budget}_{k}", genotype, budget))
+        if "scaled_unet" in study.retrain.baselines:
+            specs.append(baseline_spec("scaled_unet", channels, classes, budget))
+    specs += [baseline_spec(name, channels, classes) for name in ("unet", "unetpp") if name in study.retrain.baselines]
+    return specs
+
+
+def found_genotype(study: Study, run: Run, store: Store, budget: int) -> Genotype:
+    """The genotype chosen for a budget, or put there by hand.
+
+    Raises:
+        ThriftyError: there is none; it is over the budget; it is for other channels or classes than the data has.
+    """
+    path = run.genotype(budget)
+    if not path.is_file():
+        raise ThriftyError(f"no genotype for the budget {budget:,}: {path} is missing; `thrifty select STUDY.yaml` chooses one")
+    genotype = load(path, study.allow_code)
+    if count(genotype) > budget:
+        size = count(genotype)
+        raise ThriftyError(f"{path} has {size:,} parameters, more than the budget of {budget:,}; give a smaller one")
+    if (genotype.channels, genotype.classes) != (store.channels, store.classes):
+        raise ThriftyError(
+            f"{path} is for {genotype.channels} channels and {genotype.classes} classes, the data has {store.channels} and "
+            f"{store.classes}; give another genotype"
+        )
+    return genotype
+
+
+def random_genotypes(space: Space, found: Genotype, budget: int, number: int) -> list[Genotype]:
+    """`number` different random genotypes that use 85 to 100 % of the budget, at the found one's width and levels.
+
+    They differ from the found one and from each other as networks, not only in labels. Where the largest network of that width
+    is smaller than the budget, its size takes the budget's place. Fewer come out where the space has no more.
+    """
+    setting = (space, found.width, found.levels, found.channels, found.classes)
+    low = math.ceil(FILLS * min(budget, Costs(*setting).largest()))
+    rng = np.random.default_rng([SEED, budget])
+    seen = {genotype_hash(found)}
+    drawn: list[Genotype] = []
+    repeats = 0
+    while len(drawn) < number and repeats < REPEATS:
+        try:
+            genotype = random_genotype(*setting, rng, low=low, high=budget)
+        except ThriftyError:  # so rare that none was met; the summary says that there are fewer
+            break
+        repeats += 1
+        if (key := genotype_hash(genotype)) not in seen:
+            seen.add(key)
+            drawn.append(canonical(genotype))
+            repeats = 0
+    return drawn
+
+
+def write_networks(run: Run, specs: list[NetworkSpec]) -> None:
+    """Writes networks.json, the first file of the stage.
+
+    Raises:
+        ThriftyError: a network of that name but another structure has been trained already.
+    """
+    if run.networks.is_file():
+        before = {value["name"]: value for value in read_json(run.networks)["networks"]}
+        for spec in specs:
+            folder = run.retrain / spec.name
+            if before.get(spec.name, spec.as_json()) != spec.as_json() and folder.exists():
+                raise ThriftyError(
+                    f"{folder} was trained as another network than '{spec.name}' is now (its genotype has changed); "
+                    "remove that folder to train it again"
+                )
+    write_json(run.networks, {"schema": SCHEMA, "networks": [spec.as_json() for spec in specs]})
+
+
+def read_networks(run: Run, allow_code: bool = False) -> dict[str, NetworkSpec]:
+    """The networks of networks.json by name, in its order.
+
+    Raises:
+        ThriftyError: no such file, or no description of networks in it.
+    """
+    value = read_json(run.networks)
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA or not isinstance(value.get("networks"), list):
+        raise ThriftyError(f"{run.networks} is no list of networks of schema version {SCHEMA}")
+    specs = [NetworkSpec.from_json(item, allow_code) for item in value["networks"]]
+    return {spec.name: spec for spec in specs}
+
+
+def trial_keys(study: Study, networks: Sequence[str]) -> list[Key]:
+    """All trainings of the networks: first all with the first seed, so that each network soon has a result."""
+    folds = [None] if study.retrain.folds == 1 else list(range(study.retrain.folds))
+    return [(network, seed, fold) for seed in study.retrain_seeds for fold in folds for network in networks]
+
+
+def trial_name(run: Run, key: Key) -> str:
+    return f"{key[0]}/{run.retrain_trial(*key).folder.name}"
+
+
+def trial_arguments(study: Study, run: Run, key: Key) -> dict[str, Any]:
+    """What a trial is told. The resources are those of now: in run.yaml may be those of an earlier machine."""
+    network, seed, fold = key
+    resources = study.resources
+    where = {"device": resources.device, "cpus": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
+    return {"run": str(run.root), "network": network, "seed": seed, "fold": fold, **where}

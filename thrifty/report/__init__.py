@@ -1,0 +1,5 @@
+"""`thrifty report`: report.md with its pictures, from the files of a run folder, after any stage."""
+
+from thrifty.report.stage import run_stage
+
+__all__ = ["run_stage"]

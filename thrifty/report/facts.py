@@ -1,0 +1,135 @@
+"""What a report is made of, read from the run folder. What is not there yet is None or empty."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from thrifty.config import Study
+from thrifty.errors import ThriftyError, one_line
+from thrifty.results import Run, read_json, read_jsonl
+from thrifty.space.genotype import Genotype, load
+
+NETWORK_KEYS = (
+    "name", "kind", "budget", "parameters", "macs", "seeds", "dice", "iou", "hd95", "dice_per_class", "dice_volume",
+    "still_improving", "seconds",
+)  # fmt: skip
+SEARCH_KEYS = ("trial", "seed", "budget", "width", "levels", "epochs", "parameters", "dice", "seconds")
+Row = Mapping[str, Any]
+Setting = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """`scores`: Dice of every network by patient. `epochs`: for (budget, width, levels, epochs) the epochs of every seed."""
+
+    study: Study
+    run: Run
+    summary: dict[str, Any] | None
+    searches: tuple[Row, ...]
+    running: int
+    epochs: Mapping[Setting, Mapping[str, list[dict[str, Any]]]]
+    genotypes: Mapping[int, Genotype]
+    scores: Mapping[str, Mapping[str, float]]
+    examples: tuple[Row, ...]
+    environment: dict[str, Any] | None
+    cost: Mapping[str, Any]
+
+    @property
+    def networks(self) -> list[dict[str, Any]]:
+        return self.summary["networks"] if self.summary else []
+
+
+def gather(study: Study, run: Run) -> Facts:
+    """
+    Raises:
+        ThriftyError: a file of the run is there but is not what its stage writes.
+    """
+    summary = _summary(run)
+    finished = sorted(run.search.glob("*/result.json"))
+    results = [read_json(path) for path in finished]
+    for path, row in zip(finished, results, strict=True):
+        _need(row, SEARCH_KEYS, str(path))
+    running = sum(not (path.parent / "result.json").is_file() for path in run.search.glob("*/epochs.jsonl"))
+    epochs: dict[Setting, dict[str, list[dict[str, Any]]]] = {}
+    for path, row in zip(finished, results, strict=True):
+        setting = (row["budget"], row["width"], row["levels"], row["epochs"])
+        epochs.setdefault(setting, {})[f"seed {row['seed']}"] = read_jsonl(path.parent / "epochs.jsonl")
+    return Facts(
+        study=study,
+        run=run,
+        summary=summary,
+        searches=tuple(summary["searches"] if summary else results),
+        running=running,
+        epochs={setting: epochs[setting] for setting in sorted(epochs)},
+        genotypes={b: load(run.genotype(b), study.allow_code) for b in study.sizes if run.genotype(b).is_file()},
+        scores=patient_scores(_per_case(run)),
+        examples=tuple(_examples(run)),
+        environment=read_json(run.environment) if run.environment.is_file() else None,
+        cost=summary["cost"] if summary else (read_json(run.ledger).get("cost", {}) if run.ledger.is_file() else {}),
+    )
+
+
+def _summary(run: Run) -> dict[str, Any] | None:
+    if not run.summary.is_file():
+        return None
+    summary = read_json(run.summary)
+    if not isinstance(summary, dict) or summary.get("schema") != 1:
+        raise ThriftyError(f"{run.summary} is no summary of schema version 1; `thrifty evaluate STUDY.yaml` writes one")
+    _need(summary, ("data", "networks", "searches", "cost"), str(run.summary))
+    for network in summary["networks"]:
+        _need(network, NETWORK_KEYS, f"{run.summary}, networks")
+    for row in summary["searches"]:
+        _need(row, SEARCH_KEYS, f"{run.summary}, searches")
+    return summary
+
+
+def _need(value: Any, keys: Sequence[str], where: str) -> None:
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise ThriftyError(f"{where}: {', '.join(missing)} missing; remove that file and run its stage again")
+
+
+def _examples(run: Run) -> Sequence[Row]:
+    path = run.root / "evaluate" / "examples.json"
+    if not path.is_file():
+        return []
+    value = read_json(path)
+    rows = value["examples"] if isinstance(value, dict) and "examples" in value else value
+    if not isinstance(rows, list):
+        raise ThriftyError(f"{path} holds no list of examples; remove it and run `thrifty evaluate` again")
+    for row in rows:
+        _need(row, ("case", "rank", "network", "file"), str(path))
+    return rows
+
+
+def _per_case(run: Run) -> list[dict[str, str]]:
+    if not run.per_case.is_file():
+        return []
+    with run.per_case.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def patient_scores(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Dice by network and patient: the mean over the rows (cases and classes) of each seed and fold, then over these.
+
+    Args:
+        rows: of per_case.csv, one for each network, seed, fold, case and class.
+
+    Raises:
+        ThriftyError: a column is missing or holds no number.
+    """
+    sums: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
+    try:
+        for row in rows:
+            runs = sums.setdefault((row["network"], row["patient"]), {})
+            runs.setdefault((row["seed"], row.get("fold") or ""), []).append(float(row["dice"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ThriftyError(f"per_case.csv needs network, seed, patient and a number as dice: {one_line(repr(error))}") from None
+    scores: dict[str, dict[str, float]] = {}
+    for (network, patient), runs in sums.items():
+        means = [sum(values) / len(values) for values in runs.values()]
+        scores.setdefault(network, {})[patient] = sum(means) / len(means)
+    return scores

@@ -1,0 +1,217 @@
+"""The text of report.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from thrifty.report.facts import Facts, Row
+from thrifty.report.pictures import Pictures
+from thrifty.report.verdict import Comparison, interval_text, signed_points, verdict_text
+from thrifty.space.cost import count
+from thrifty.space.genotype import genotype_hash
+
+ABSENT = "–"
+RESEARCH_ONLY = "**Research use only. Not a medical device.**"
+COMMON_COLUMNS = ("network", "parameters", "MACs", "Dice", "sd over seeds", "95 % interval", "IoU", "HD95")
+LAST_COLUMNS = ("Dice of volumes", "seeds", "still improving", "training, s")
+SEARCH_COLUMNS = ("seed", "budget", "width", "levels", "epochs", "parameters", "idle", "Dice", "collapsed", "seconds")
+NETWORKS_NOTE = (
+    "Dice, IoU and HD95 are means over the patients of the test set, seeds averaged. The 95 % interval (BCa bootstrap) is over "
+    "patients: it says nothing about other seeds, whose spread is the sd beside it. MACs are those of one training patch. "
+    "`still improving` counts the seeds that were still getting better when training ended."
+)
+COMPARISON_NOTE = (
+    "Differences are paired by patient (seeds averaged within a patient first); 1 point is 0.01 Dice. `better` and `worse` "
+    "where the 95 % interval of the mean difference excludes 0, `no worse by more than 0.5 points` where it lies above -0.5, "
+    "otherwise `undecided`. The interval is over patients only and not corrected for the number of comparisons; `error over "
+    "seeds` is the standard error of the difference over seeds, and `seeds may explain it` stands where twice that error would "
+    "undo the verdict. Random networks count by their mean, and their spread takes the place of that over seeds."
+)
+
+
+def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mapping[str, Pictures]) -> str:
+    """The whole report; `pictures` by section: pareto, searches, genotypes, cases."""
+    parts = [
+        f"# {facts.study.name}: report",
+        verdict_text(facts.networks, comparisons),
+        RESEARCH_ONLY,
+        *_networks(facts, pictures["pareto"]),
+        *_comparisons(comparisons),
+        *_searches(facts, pictures["searches"]),
+        *_genotypes(facts, pictures["genotypes"]),
+        *_cases(facts, pictures["cases"]),
+        *_cost(facts.cost),
+        *_data(facts),
+        *_settings(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table: the first column left, the others right."""
+    lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def _images(pictures: Pictures) -> list[str]:
+    return [f"![{caption}]({name})\n\n*{caption}*" for name, caption in pictures]
+
+
+def _networks(facts: Facts, pictures: Pictures) -> list[str]:
+    if not facts.networks:
+        return ["## Networks", "No network is evaluated yet; `thrifty retrain` and `thrifty evaluate` come before this table."]
+    labels = list(dict.fromkeys(label for network in facts.networks for label in network["dice_per_class"]))
+    columns = [*COMMON_COLUMNS, *(f"Dice {label}" for label in labels), *LAST_COLUMNS]
+    rows = [_network_row(network, labels) for network in facts.networks]
+    return ["## Networks", table(columns, rows), NETWORKS_NOTE, *_still_missing(facts), *_images(pictures)]
+
+
+def _network_row(network: Row, labels: Sequence[str]) -> list[str]:
+    dice, hd95 = network["dice"], network["hd95"]
+    interval = ABSENT if not dice["ci95"] else f"{dice['ci95'][0]:.4f} to {dice['ci95'][1]:.4f}"
+    return [
+        network["name"],
+        f"{network['parameters']:,}",
+        f"{network['macs']:,}",
+        _number(dice["mean"]),
+        _number(dice["sd_seeds"]),
+        interval,
+        _number(network["iou"]["mean"]),
+        ABSENT if hd95["mean"] is None else f"{hd95['mean']:.2f} {hd95['unit']}",
+        *(_number(network["dice_per_class"].get(label)) for label in labels),
+        _number(network["dice_volume"]),
+        str(network["seeds"]),
+        str(network["still_improving"]),
+        f"{network['seconds']:.1f}",
+    ]
+
+
+def _still_missing(facts: Facts) -> list[str]:
+    lines = []
+    names = {network["name"] for network in facts.networks}
+    absent = [name for name in ("unet", "unetpp") if name in facts.study.retrain.baselines and name not in names]
+    if absent:
+        lines.append(f"Not trained yet: {', '.join(absent)}.")
+    missing = (facts.summary or {}).get("missing", [])
+    if missing:
+        lines.append(f"Trainings that had not finished and are not in the table: {', '.join(missing)}.")
+    return lines
+
+
+def _comparisons(comparisons: Sequence[Comparison]) -> list[str]:
+    if not comparisons:
+        return ["## Comparisons", "There is nothing to compare yet."]
+    columns = (
+        "found network",
+        "against",
+        "difference, points",
+        "95 % interval, points",
+        "patients",
+        "error over seeds",
+        "verdict",
+    )
+    rows = []
+    for c in comparisons:
+        interval = " to ".join(signed_points(v) for v in c.interval) if c.interval else ABSENT
+        error = ABSENT if c.seed_error is None else f"{100 * c.seed_error:.2f}"
+        luck = " (seeds may explain it)" if c.beyond_seeds is False else ""
+        rows.append([c.found, _against(c), signed_points(c.difference), interval, str(c.patients), error, c.verdict + luck])
+    few = sorted({interval_text(c) for c in comparisons if c.interval is None})
+    return ["## Comparisons", table(columns, rows), " ".join([COMPARISON_NOTE, *(f"{text}.".capitalize() for text in few)])]
+
+
+def _against(comparison: Comparison) -> str:
+    if comparison.above is None:
+        return comparison.against
+    return f"{comparison.against} (above {comparison.above[0]} of {comparison.above[1]})"
+
+
+def _searches(facts: Facts, pictures: Pictures) -> list[str]:
+    lines = ["## Searches"]
+    if facts.searches:
+        lines.append(table(SEARCH_COLUMNS, (_search_row(row) for row in facts.searches)))
+        lines.append(
+            "`parameters` are those of the decoded genotype, `idle` is the share of the budget that it leaves unused, `Dice` "
+            "is its Dice on the architecture cases with the weights of its supernet."
+        )
+    else:
+        lines.append("No search has finished yet; `thrifty search` comes before this table.")
+    if facts.running:
+        lines.append(f"Searches that have started and not finished: {facts.running}.")
+    return [*lines, *(_images(pictures) or ["There are no records of epochs to draw."])]
+
+
+def _search_row(row: Row) -> list[str]:
+    whole = [f"{row[key]:,}" for key in ("seed", "budget", "width", "levels", "epochs", "parameters")]
+    collapsed = "yes" if row.get("collapsed") else "no"
+    return [*whole, f"{1 - row['parameters'] / row['budget']:.1%}", _number(row["dice"]), collapsed, f"{row['seconds']:.1f}"]
+
+
+def _genotypes(facts: Facts, pictures: Pictures) -> list[str]:
+    lines = []
+    for budget, genotype in facts.genotypes.items():
+        size = f"{count(genotype):,} parameters, width {genotype.width}, {genotype.levels} levels"
+        lines.append(f"- budget {budget:,}: {size}, cell path {list(genotype.path)}, hash `{genotype_hash(genotype)}`")
+    text = "\n".join(lines) or "No genotype is chosen yet; `thrifty select` chooses them."
+    return ["## Found genotypes", text, *_images(pictures)]
+
+
+def _cases(facts: Facts, pictures: Pictures) -> list[str]:
+    lines = ["## Test cases"]
+    if not pictures:
+        return [*lines, "There are no example predictions yet; `thrifty evaluate` writes them."]
+    listed = {row["network"] for row in facts.examples}
+    networks = [network["name"] for network in facts.networks if network["name"] in listed]
+    networks.sort(key=lambda name: not name.startswith("found_"))  # the first found network chose the cases
+    shown = [{(row["case"], row["rank"]) for row in facts.examples if row["network"] == network} for network in networks]
+    if len(networks) > 1 and all(cases == shown[0] for cases in shown):
+        lines.append(f"All networks are shown on the same cases: the worst, median and best of `{networks[0]}`.")
+    return [*lines, *_images(pictures)]
+
+
+def _cost(cost: Mapping[str, Any]) -> list[str]:
+    if not cost:
+        return ["## Cost", "The ledger is not written yet."]
+    rows = []
+    for stage, spent in cost.items():
+        hours = [f"{spent['cpu_hours']:.3f}", f"{spent['gpu_hours']:.3f}"]
+        rows.append([stage, f"{spent['trials']:,}", f"{spent['seconds']:.1f}", *hours])
+    return ["## Cost", table(("stage", "trials", "seconds", "CPU-hours", "GPU-hours"), rows)]
+
+
+def _data(facts: Facts) -> list[str]:
+    if not facts.summary:
+        return []
+    data = facts.summary["data"]
+    sets = ", ".join(f"{number:,} {name}" for name, number in data["sets"].items())
+    line = (
+        f"`{data['source']}`: {data['cases']:,} cases of {data['patients']:,} patients, {data['channels']} channels, "
+        f"{data['classes']} classes ({', '.join(data['labels'])}). Cases by set: {sets}."
+    )
+    return ["## Data", line]
+
+
+def _settings(facts: Facts) -> list[str]:
+    lines = ["## Settings and versions"]
+    if facts.environment:
+        lines.append(table(("what", "value"), flat({k: v for k, v in facts.environment.items() if k != "schema"})))
+    else:
+        lines.append("The versions were not recorded.")
+    if not facts.run.study.is_file():
+        return lines
+    return [*lines, f"```yaml\n{facts.run.study.read_text(encoding='utf-8').rstrip()}\n```"]
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
+    """Nested mappings and lists as rows of a dotted key and a value."""
+    rows = []
+    for key, inner in value.items():
+        if isinstance(inner, list):
+            inner = {str(number): entry for number, entry in enumerate(inner, start=1)} or "none"
+        rows += flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [[f"{prefix}{key}", str(inner)]]
+    return rows

@@ -1,0 +1,27 @@
+"""The stage: reads the run folder, draws the pictures, writes report.md last."""
+
+from __future__ import annotations
+
+from thrifty.config import Study
+from thrifty.report import pictures
+from thrifty.report.facts import gather
+from thrifty.report.markdown import report_text
+from thrifty.report.verdict import compare
+from thrifty.results import Run, write_text
+
+
+def run_stage(study: Study, run: Run) -> None:
+    """Writes report/report.md and its pictures anew from what the run folder holds; works after any stage.
+
+    Raises:
+        ThriftyError: a file of the run is not what its stage writes, or the report cannot be written.
+    """
+    facts = gather(study, run)
+    folder = run.report.parent
+    drawn = {
+        "pareto": pictures.pareto(facts, folder),
+        "searches": pictures.searches(facts, folder),
+        "genotypes": pictures.genotypes(facts, folder),
+        "cases": pictures.cases(facts, folder),
+    }
+    write_text(run.report, report_text(facts, compare(facts.networks, facts.scores), drawn))

@@ -1,0 +1,280 @@
+"""`thrifty select`: Optuna over all searches together, under the parameter budget. The only module that imports optuna.
+
+One Optuna parameter for each op would be nearly blind under a hard budget. So Optuna chooses what matters: which search to
+trust, how much of the budget to use, which cell path, how far to stray from what was learnt; the exact decoder fills in edges
+and ops. The decodings of the searches themselves are the first candidates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thrifty.config import Select, Study
+from thrifty.data.prepare import Prepared, prepare
+from thrifty.errors import ThriftyError
+from thrifty.results import Run, read_json, read_jsonl, write_json, write_jsonl
+from thrifty.space.cost import Costs, count
+from thrifty.space.decode import decode
+from thrifty.space.distribution import Distribution
+from thrifty.space.genotype import CELL_TYPES, Genotype, canonical_json, from_json, genotype_hash, save, to_json
+from thrifty.space.schema import load_space
+
+if TYPE_CHECKING:
+    import optuna
+
+    from thrifty.scoring import Score
+
+SCHEMA = 1
+MEAN = "mean"  # the source that averages all searches
+FREE = "free"  # the path is left to the decoder
+
+
+@dataclass(frozen=True)
+class Group:
+    """The searches of one budget setting: they share width and levels, so each can score any candidate of the others."""
+
+    key: str
+    budget: int
+    costs: Costs
+    distributions: dict[str, Distribution]  # by trial
+
+    @property
+    def trials(self) -> list[str]:
+        return sorted(self.distributions)
+
+    def paths(self) -> dict[str, tuple[int, ...]]:
+        """The cell paths that fit the budget, by the name they have in Optuna."""
+        return {"-".join(map(str, p)): p for p in self.costs.space.paths(self.costs.levels) if self.smallest(p) <= self.budget}
+
+    def smallest(self, path: tuple[int, ...]) -> int:
+        return self.costs.smallest_of_path(path)
+
+
+def run_stage(study: Study, run: Run) -> None:
+    """Scores candidates and writes select/evaluations.jsonl as it grows, then pareto.json and a genotype for every budget.
+
+    An interrupted selection goes on where it stopped: Optuna is asked again in the same order, and what has been scored is
+    read from evaluations.jsonl.
+
+    Raises:
+        ThriftyError: the searches are not finished.
+    """
+    wanted = [run.genotype(budget) for budget in study.sizes]
+    if run.pareto.is_file() and all(path.is_file() for path in wanted):
+        return
+    prepared = prepare(study, run)
+    groups = read_groups(study, run, prepared)
+    record = Record(run)
+    for group in groups:
+        _search_group(study, run, group, record)
+    _write_outcome(study, run, record.rows)
+
+
+def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
+    """The finished searches by budget setting.
+
+    Raises:
+        ThriftyError: there is no candidates.jsonl, so the searches have not finished.
+    """
+    candidates = read_jsonl(run.candidates)
+    if not candidates:
+        raise ThriftyError(f"{run.root} has no finished searches; run `thrifty search` with the same study first")
+    space, store = load_space(study.space, study.allow_code), prepared.store
+    groups: dict[str, Group] = {}
+    for row in candidates:
+        key = f"b{row['budget']}_w{row['width']}_d{row['levels']}"
+        costs = Costs(space, row["width"], row["levels"], store.channels, store.classes)
+        group = groups.setdefault(key, Group(key, row["budget"], costs, {}))
+        learnt = read_json(run.search_trial(row["trial"]).distribution)
+        group.distributions[row["trial"]] = Distribution.from_json(space, learnt)
+    return [groups[key] for key in sorted(groups)]
+
+
+class Record:
+    """select/evaluations.jsonl: every scored candidate once, by its labelled genotype; written whole after each batch."""
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.evaluations
+        self.rows = read_jsonl(self.path)
+        self.known = {(row["group"], row["labelled"]): row for row in self.rows}
+
+    def find(self, group: Group, genotype: Genotype) -> dict[str, Any] | None:
+        return self.known.get((group.key, labelled_key(genotype)))
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        for row in rows:
+            self.rows.append(row)
+            self.known[row["group"], row["labelled"]] = row
+        write_jsonl(self.path, self.rows)
+
+
+def labelled_key(genotype: Genotype) -> str:
+    """A short name of a labelled genotype: isomorphic ones inherit other weights, so each has its own score."""
+    return hashlib.sha256(canonical_json(genotype).encode()).hexdigest()[:16]
+
+
+def make_sampler(settings: Select) -> optuna.samplers.BaseSampler:
+    """The sampler with its arguments pinned: their defaults change between versions of Optuna."""
+    import optuna
+
+    if settings.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=settings.seed)
+    if settings.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(population_size=16, crossover_prob=0.9, swapping_prob=0.5, seed=settings.seed)
+    return optuna.samplers.TPESampler(n_startup_trials=8, n_ei_candidates=24, multivariate=True, group=False, seed=settings.seed)
+
+
+def _search_group(study: Study, run: Run, group: Group, record: Record) -> None:
+    """All candidates of one budget setting: first the decodings of its searches, then what Optuna samples."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sources = [*group.trials, MEAN]
+    opt = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler(study.select))
+    for source in sources:
+        opt.enqueue_trial({"source": source, "size": 1.0, "stray": 0.0, "path": FREE})
+    total = len(sources) + study.select.samples
+    for start in range(0, total, study.select.batch):
+        trials = [opt.ask() for _ in range(min(study.select.batch, total - start))]
+        genotypes = [propose(group, trial, sources) for trial in trials]
+        _score_missing(study, run, group, record, trials, genotypes)
+        for trial, genotype in zip(trials, genotypes, strict=True):
+            row = record.find(group, genotype)
+            assert row is not None
+            trial.set_constraint("parameters", row["parameters"] - group.budget)
+            opt.tell(trial, [row["score"], row["parameters"]])
+
+
+def propose(group: Group, trial: optuna.trial.Trial, sources: Sequence[str]) -> Genotype:
+    """The genotype of one Optuna trial; it never exceeds the budget."""
+    paths = group.paths()
+    source = trial.suggest_categorical("source", list(sources))
+    size = trial.suggest_float("size", 0.5, 1.0)
+    stray = trial.suggest_float("stray", 0.0, 2.0)
+    path = trial.suggest_categorical("path", [FREE, *paths])
+    learnt = mean_distribution([group.distributions[t] for t in group.trials]) if source == MEAN else group.distributions[source]
+    noisy = perturb(learnt, stray, np.random.default_rng([trial.number, group.budget]))
+    allowed = list(paths.values()) if path == FREE else [paths[path]]
+    room = max(int(size * group.budget), min(group.smallest(p) for p in allowed))
+    return decode(noisy, group.costs, room, allowed).genotype
+
+
+def mean_distribution(distributions: Sequence[Distribution]) -> Distribution:
+    """The mean of the log-probabilities (a product of experts); decoding does not need it normalised."""
+    first = distributions[0]
+    ops = {
+        t: tuple(np.mean(np.stack(edge), axis=0) for edge in zip(*(d.ops[t] for d in distributions), strict=True))
+        for t in CELL_TYPES
+    }
+    pairs = {
+        t: tuple(np.mean(np.stack(node), axis=0) for node in zip(*(d.pairs[t] for d in distributions), strict=True))
+        for t in CELL_TYPES
+    }
+    gates = tuple(np.mean(np.stack(gate), axis=0) for gate in zip(*(d.gates for d in distributions), strict=True))
+    return replace(first, ops=ops, pairs=pairs, gates=gates)
+
+
+def perturb(distribution: Distribution, stray: float, rng: np.random.Generator) -> Distribution:
+    """Gumbel noise of scale `stray` on every choice: the decoding then is a sample around what was learnt
+    (perturb-and-MAP, Papandreou 2011, sec. 3); with 0 it is the most likely genotype itself."""
+    ops = {t: tuple(edge + stray * rng.gumbel(size=edge.shape) for edge in distribution.ops[t]) for t in CELL_TYPES}
+    pairs = {t: tuple(node + stray * rng.gumbel(size=node.shape) for node in distribution.pairs[t]) for t in CELL_TYPES}
+    gates = tuple(gate + stray * rng.logistic(size=gate.shape) for gate in distribution.gates)
+    return replace(distribution, ops=ops, pairs=pairs, gates=gates)
+
+
+def _score_missing(
+    study: Study, run: Run, group: Group, record: Record, trials: Sequence[optuna.trial.Trial], genotypes: Sequence[Genotype]
+) -> None:
+    """Scores what has no score yet, in parallel, and adds it to the record in the order of the trials."""
+    from thrifty.scoring import score
+    from thrifty.trials import map_batches
+
+    todo: dict[str, tuple[int, Genotype]] = {}
+    for trial, genotype in zip(trials, genotypes, strict=True):
+        if record.find(group, genotype) is None:
+            todo.setdefault(labelled_key(genotype), (trial.number, genotype))
+    resources = study.resources
+    shared = {"run": str(run.root), "trials": group.trials, "cpus": resources.cpus_per_trial, "device": resources.device}
+    items = [{**shared, "genotypes": [to_json(genotype)]} for _, genotype in todo.values()]
+    scores = [found[0] for found in map_batches(score, items, resources)]
+    origins = {trial.number: dict(trial.params) for trial in trials}
+    rows = [
+        _row(study, group, origins[number], number, genotype, found)
+        for (number, genotype), found in zip(todo.values(), scores, strict=True)
+    ]
+    if rows:
+        record.add(rows)
+
+
+def _row(study: Study, group: Group, origin: dict[str, Any], number: int, genotype: Genotype, found: Score) -> dict[str, Any]:
+    mean, spread = float(np.mean(found.dice)), float(np.std(found.dice))
+    return {
+        "group": group.key,
+        "number": number,
+        "labelled": labelled_key(genotype),
+        "hash": genotype_hash(genotype),
+        "parameters": count(genotype),
+        "dice": mean,
+        "spread": spread,
+        "score": mean - study.select.risk * spread,
+        "by_supernet": dict(zip(group.trials, found.dice, strict=True)),
+        "seconds": found.seconds,
+        "origin": origin,
+        "genotype": to_json(genotype),
+    }
+
+
+def best_by_network(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each network: of equivalent labelled forms the best score counts."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["hash"] not in best or row["score"] > best[row["hash"]]["score"]:
+            best[row["hash"]] = row
+    return list(best.values())
+
+
+def pareto_front(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The candidates that no other beats in both parameters and score, smallest first."""
+    front: list[dict[str, Any]] = []
+    for row in sorted(best_by_network(rows), key=lambda r: (r["parameters"], -r["score"], r["hash"])):
+        if not front or row["score"] > front[-1]["score"]:
+            front.append(row)
+    return front
+
+
+def choose(rows: Sequence[dict[str, Any]], budget: int) -> dict[str, Any]:
+    """The best candidate within a budget; of equal ones the smaller.
+
+    Raises:
+        ThriftyError: none is within the budget.
+    """
+    fitting = [row for row in pareto_front(rows) if row["parameters"] <= budget]
+    if not fitting:
+        raise ThriftyError(f"no scored candidate has at most {budget:,} parameters; add that budget to the searches")
+    return fitting[-1]
+
+
+def _write_outcome(study: Study, run: Run, rows: Sequence[dict[str, Any]]) -> None:
+    chosen = {budget: choose(rows, budget) for budget in study.sizes}
+    for budget, row in chosen.items():
+        save(run.genotype(budget), from_json(row["genotype"], study.allow_code))
+    kept = ("group", "hash", "parameters", "dice", "spread", "score", "by_supernet", "origin", "genotype")
+    front = [{key: row[key] for key in kept} for row in pareto_front(rows)]
+    choices = {str(budget): {key: row[key] for key in kept} for budget, row in chosen.items()}
+    outcome = {
+        "schema": SCHEMA,
+        "evaluated": len(rows),
+        "networks": len(best_by_network(rows)),
+        "chosen": choices,
+        "front": front,
+    }
+    resources = study.resources
+    hours = {"cpus": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
+    write_json(run.select_result, {"trial": "select", "seconds": sum(row["seconds"] for row in rows), **hours})
+    write_json(run.pareto, outcome)

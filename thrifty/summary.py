@@ -1,0 +1,222 @@
+"""What an evaluation comes to: means over patients with their spread, sizes, multiply-adds and hours of every network.
+
+Within a patient, classes and cases are averaged first, then patients, so that a patient with many slices counts once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thrifty import __version__
+from thrifty.config import Study
+from thrifty.inference import stride_of
+from thrifty.nets.build import NetworkSpec, build_network
+from thrifty.networks import Key, read_networks
+from thrifty.results import Run, read_json
+
+if TYPE_CHECKING:
+    from thrifty.data.prepare import Prepared
+
+SCHEMA = 1
+RESAMPLES = 9999
+RESULTS = {  # where the trials of each stage leave their result.json
+    "search": "search/*/result.json",
+    "select": "select/result.json",
+    "retrain": "retrain/*/*/result.json",
+    "evaluate": "evaluate/trials/*/*/result.json",
+}
+Row = dict[str, Any]
+
+
+def summarise(
+    study: Study,
+    run: Run,
+    prepared: Prepared,
+    keys: Sequence[Key],
+    missing: Sequence[str],
+    rows: Sequence[Row],
+    volumes: Sequence[Row],
+) -> dict[str, Any]:
+    """summary.json: the data, every network of `keys`, the searches, and the cost of every stage."""
+    store, splits = prepared.store, prepared.splits
+    specs = read_networks(run, study.allow_code)
+    names = list(dict.fromkeys(network for network, _, _ in keys))
+    networks = []
+    for name in names:
+        trained = [read_json(run.retrain_trial(*key).result) for key in keys if key[0] == name]
+        mine = [[row for row in table if row["network"] == name] for table in (rows, volumes)]
+        networks.append({**describe(specs[name], study.data.patch_size), **training(trained), **scores(*mine)})
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "thrifty": __version__,
+        "data": {
+            "source": study.data.source,
+            "cases": len(store.cases),
+            "patients": len({case.patient for case in store.cases}),
+            "channels": store.channels,
+            "classes": store.classes,
+            "labels": list(store.labels),
+            "sets": {name: len(getattr(splits, name)) for name in ("weights", "architecture", "selection", "test")},
+        },
+        "networks": networks,
+        "missing": list(missing),
+        "notes": notes(study, list(specs)),
+        "searches": trial_results(run, "search"),
+        "cost": ledger(run)["cost"],
+    }
+
+
+def notes(study: Study, names: Sequence[str]) -> list[str]:
+    """What a reader has to know about the list of networks."""
+    found = []
+    for budget in study.sizes:
+        number = sum(name.startswith(f"random_{budget}_") for name in names)
+        if number < study.retrain.random:
+            found.append(
+                f"only {number} of {study.retrain.random} random genotypes for the budget {budget:,}: the space has no more "
+                "that use 85 to 100 % of it at the found one's width and levels, or hardly any"
+            )
+    return found
+
+
+def describe(spec: NetworkSpec, patch: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "kind": spec.kind,
+        "budget": spec.budget,
+        "parameters": spec.parameters,
+        "macs": macs(spec, patch),
+    }
+
+
+def macs(spec: NetworkSpec, patch: tuple[int, int]) -> int:
+    """Multiply-adds of one training patch (padded to the stride): half of torch's floating point operations.
+
+    Counted on the meta device, so nothing is computed.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        network = build_network(spec).eval()
+        rows, columns = (size + -size % stride_of(network) for size in patch)
+        images = torch.empty(1, spec.channels, rows, columns)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(images)
+    return counter.get_total_flops() // 2
+
+
+def training(trained: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """From the result.json of every retraining of one network. `seconds`: mean over them."""
+    return {
+        "seeds": len({result["seed"] for result in trained}),
+        "still_improving": sum(result["still_improving"] for result in trained),
+        "seconds": float(np.mean([result["seconds"] for result in trained])),
+        "selection_dice": float(np.mean([result["dice"] for result in trained])),
+    }
+
+
+def scores(rows: Sequence[Row], volumes: Sequence[Row]) -> dict[str, Any]:
+    """The measured values of one network, from its rows of per_case.csv and per_volume.csv."""
+    units = {row["unit"] for row in rows}
+    unit = units.pop() if len(units) == 1 else "mixed"
+    dice, iou, hd95 = (by_patient(rows, value) for value in ("dice", "iou", "hd95"))
+    per_seed = seed_means(rows, dice)
+    labels = dict.fromkeys(row["label"] for row in rows)
+    return {
+        "dice": {
+            "mean": float(np.mean(per_seed)),
+            "sd_seeds": spread(per_seed),
+            "per_seed": per_seed,
+            "ci95": interval(dice.mean(axis=0)),
+        },
+        "iou": {"mean": float(np.mean(seed_means(rows, iou))), "sd_seeds": spread(seed_means(rows, iou))},
+        "hd95": {"mean": None if unit == "mixed" else float(np.mean(seed_means(rows, hd95))), "unit": unit},
+        "dice_per_class": {
+            label: float(by_patient([row for row in rows if row["label"] == label], "dice").mean()) for label in labels
+        },
+        "dice_volume": float(by_patient(volumes, "dice").mean()) if volumes else None,
+    }
+
+
+def by_patient(rows: Sequence[Row], value: str) -> np.ndarray:
+    """Mean of `value` over a patient's cases and classes: (runs, patients), runs being (seed, fold) in the order of `rows`."""
+    runs = list(dict.fromkeys((row["seed"], row["fold"]) for row in rows))
+    patients = list(dict.fromkeys(row["patient"] for row in rows))
+    total, number = np.zeros((2, len(runs), len(patients)))
+    run_of, patient_of = ({key: place for place, key in enumerate(keys)} for keys in (runs, patients))
+    for row in rows:
+        place = run_of[row["seed"], row["fold"]], patient_of[row["patient"]]
+        total[place] += row[value]
+        number[place] += 1
+    return total / number
+
+
+def seed_means(rows: Sequence[Row], table: np.ndarray) -> list[float]:
+    """The mean over patients for each seed, folds averaged; `table` is what `by_patient` made of `rows`."""
+    seeds = [seed for seed, _ in dict.fromkeys((row["seed"], row["fold"]) for row in rows)]
+    means = table.mean(axis=1)
+    return [float(np.mean([m for m, s in zip(means, seeds, strict=True) if s == seed])) for seed in dict.fromkeys(seeds)]
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation of a sample (n - 1); None for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def interval(patients: np.ndarray) -> list[float] | None:
+    """95 % confidence interval of the mean over patients (BCa bootstrap), their seeds averaged before.
+
+    None for fewer than three patients. Where all are equal the interval has no width.
+    """
+    if len(patients) < 3:
+        return None
+    if np.ptp(patients) < 1e-12:
+        return [float(patients[0])] * 2
+    for method in ("BCa", "percentile"):  # BCa has no value where resamples are too alike, the percentiles always have
+        low, high = _bootstrap(patients, method)
+        if np.isfinite([low, high]).all():
+            break
+    return [low, high]
+
+
+def _bootstrap(patients: np.ndarray, method: Any) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of degenerate resamples; the caller looks at the outcome
+        rng = np.random.default_rng(0)
+        found = bootstrap((patients,), np.mean, n_resamples=RESAMPLES, method=method, rng=rng).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def trial_results(run: Run, stage: str) -> list[dict[str, Any]]:
+    """The result.json of all finished trials of a stage, in the order of their names."""
+    results = (read_json(path) for path in sorted(run.root.glob(RESULTS[stage])))
+    return [result for result in results if isinstance(result, dict) and "trial" in result]
+
+
+def ledger(run: Run) -> dict[str, Any]:
+    """ledger.json: the hours of every finished trial (`trials`) and of every stage (`cost`)."""
+    trials = [_hours(stage, result) for stage in RESULTS for result in trial_results(run, stage)]
+    return {
+        "schema": SCHEMA,
+        "trials": trials,
+        "cost": {stage: _total(t for t in trials if t["stage"] == stage) for stage in RESULTS},
+    }
+
+
+def _hours(stage: str, result: dict[str, Any]) -> dict[str, Any]:
+    seconds, cpus, gpus = (result[name] for name in ("seconds", "cpus", "gpus"))
+    hours = {"cpu_hours": seconds * cpus / 3600, "gpu_hours": seconds * gpus / 3600}
+    return {"stage": stage, "trial": result["trial"], "seconds": seconds, "cpus": cpus, "gpus": gpus, **hours}
+
+
+def _total(trials: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    listed = list(trials)
+    return {"trials": len(listed), **{name: sum(t[name] for t in listed) for name in ("seconds", "cpu_hours", "gpu_hours")}}

@@ -1,0 +1,372 @@
+"""Runs trial functions on Ray Tune: retries, resumes, stops cleanly. The only module that imports ray.
+
+A trial function is a plain function `(arguments, trial, report) -> None`. It resumes from the newest checkpoint in its own
+trial folder, and writes `trial.result` last, atomically. So a retry is to call it again, and a study is restored by running
+what has no result yet: Tune's own state is never read back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would swallow the first Ctrl-C even after its run has ended
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+for _variable, _value in QUIET.items():  # read by ray when it is imported
+    os.environ.setdefault(_variable, _value)
+if "RAY_ADDRESS" not in os.environ:  # a private cluster on loopback; without this ray writes a token into the home folder
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from thrifty.config import Resources  # noqa: E402
+from thrifty.console import METRICS, Board, board  # noqa: E402
+from thrifty.errors import ThriftyError, one_line  # noqa: E402
+from thrifty.manifest import Manifest  # noqa: E402
+from thrifty.results import Run, Trial, user_errors  # noqa: E402
+
+Report = Callable[[dict[str, Any]], None]
+Function = Callable[[dict[str, Any], Trial, Report], None]
+OBJECT_STORE_BYTES = 100 * 2**20  # trials share their data by memory map, so what passes through Ray is small
+GO_ON = "run the same command to go on"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One trial: what to call its function with, where its files go, how many epochs it has (for the display)."""
+
+    name: str
+    trial: Trial
+    arguments: dict[str, Any]
+    epochs: int
+
+
+def run_trials(stage: str, function: Function, specs: Sequence[Spec], resources: Resources, run: Run) -> None:
+    """Runs every trial that has no result yet; trials whose worker dies are called again, others go on meanwhile.
+
+    Raises:
+        ThriftyError: more CPUs or GPUs are asked for than any machine has; trials failed (each named with its reason);
+            the run was interrupted. All finished trials are kept.
+    """
+    manifest = Manifest(run, stage, resources)
+    for spec in specs:
+        manifest.add(spec.name, spec.trial, spec.arguments, spec.epochs)
+    manifest.write()
+    todo = [spec for spec in specs if not spec.trial.done]
+    if not todo:
+        return
+    connect()
+    _check_resources(resources)
+    epochs = {spec.name: spec.epochs for spec in todo}
+    with board(stage, epochs, len(specs) - len(todo)) as shown, _stop_signals(shown) as stopped:
+        watch = _Watch(stage, {spec.name: spec.trial for spec in todo}, manifest, shown)
+        _fit(function, todo, resources, run, watch)
+    interrupted = stopped.is_set()
+    watch.close(interrupted)
+    done = sum(spec.trial.done for spec in specs)
+    if interrupted and done < len(specs):
+        raise ThriftyError(f"interrupted: {done} of {len(specs)} trials of {stage} are done; {GO_ON}")
+    if watch.failed:
+        raise ThriftyError(_failures(stage, watch.failed, len(specs)))
+
+
+def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]], resources: Resources) -> list[Any]:
+    """`[function(item) for item in items]` on the workers, in order; items of a worker that died are done again.
+
+    Raises:
+        ThriftyError: of the function, as it was raised there; or a worker died more often than `max_failures`.
+    """
+    if not items:
+        return []
+    connect()
+    _check_resources(resources)
+    needs: dict[str, Any] = {"num_cpus": resources.cpus_per_trial, "num_gpus": resources.gpus_per_trial}
+    remote = ray.remote(**needs, max_retries=resources.max_failures)(function)
+    limit, refs, waiting = resources.concurrent or len(items), [], []
+    try:
+        for item in items:
+            if len(waiting) >= limit:
+                ready, waiting = ray.wait(waiting)
+                ray.get(ready)
+            refs.append(remote.remote(item))
+            waiting.append(refs[-1])
+        return ray.get(refs)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ThriftyError):
+            raise ThriftyError(str(error.cause)) from None
+        raise
+    except ray.exceptions.RayError as error:
+        tried = f"and {resources.max_failures} retries did not help ({type(error).__name__})"
+        raise ThriftyError(f"a worker died (killed, or out of memory), {tried}; {GO_ON}") from None
+    finally:
+        for ref in refs:
+            ray.cancel(ref, force=True)
+
+
+def connect() -> None:
+    """Connects to the cluster at RAY_ADDRESS, or starts Ray on this machine, on loopback. A connection there is kept.
+
+    Raises:
+        ThriftyError: the cluster does not answer, or Ray cannot start.
+    """
+    if ray.is_initialized():
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    address = os.environ.get("RAY_ADDRESS", "local")
+    local = address == "local"
+    if local:
+        folder = _temporary_folder()
+        quiet |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        quiet |= {"_node_ip_address": "127.0.0.1", "_temp_dir": str(folder)}
+    sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        what = "Ray cannot start on this machine" if local else f"no Ray cluster answers at RAY_ADDRESS={address}"
+        raise ThriftyError(f"{what}: {_last_line(error)}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, sigterm)  # ray puts one of its own there
+
+
+def machines() -> list[str]:
+    """What each machine of the cluster offers."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sorted(f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs" for have in found)
+
+
+def _temporary_folder() -> Path:
+    """A short path (sockets allow 107 characters), removed when this process ends: Ray itself never removes its files."""
+    folder = Path(tempfile.mkdtemp(prefix="thrifty_", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
+
+    def clean() -> None:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(clean)
+    return folder
+
+
+def _check_resources(resources: Resources) -> None:
+    """Ray would wait for ever for what no machine has."""
+    cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
+    if gpus > 1 and gpus != int(gpus):
+        raise ThriftyError(f"resources.gpus_per_trial is {gpus:g}: a share of one GPU (below 1) or a whole number is needed")
+    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(have.get("CPU", 0) >= cpus and have.get("GPU", 0) >= gpus for have in offers):
+        return
+    most = "; ".join(dict.fromkeys(machines()))
+    raise ThriftyError(f"a trial needs {cpus} CPUs and {gpus:g} GPUs, the machines have {most}; lower resources.*_per_trial")
+
+
+def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Run, watch: _Watch) -> None:
+    """One Tune trial for each spec. Tune's own tree is scratch: it lies in the run folder since all machines see that."""
+    scratch = run.root / watch.stage / ".tune"
+    shutil.rmtree(scratch, ignore_errors=True)
+    items = [{"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments} for s in todo]
+    needs = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
+    tuner = tune.Tuner(
+        tune.with_resources(_trainable(function), needs),
+        param_space={"item": tune.grid_search(items)},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=resources.concurrent, reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            verbose=0,
+            callbacks=[_tell(watch)],
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with user_errors(run.root):
+            tuner.fit()
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trainable(function: Function) -> Callable[[dict[str, Any]], None]:
+    """What Tune runs on a worker. A user's error is reported, not raised: to try that again would not help."""
+
+    def trainable(config: dict[str, Any]) -> None:
+        item = config["item"]
+        trial = Trial(Path(item["folder"]))
+        try:
+            with user_errors(trial.folder):
+                trial.folder.mkdir(parents=True, exist_ok=True)
+                for part in trial.folder.glob(".*.part"):  # left by a worker that was killed while it wrote
+                    part.unlink(missing_ok=True)
+                trial.error.unlink(missing_ok=True)
+                function(item["arguments"], trial, lambda row: tune.report(_plain(row)))
+        except ThriftyError as error:
+            tune.report({"refused": str(error)})
+        except Exception:
+            with contextlib.suppress(OSError):
+                trial.error.write_text(traceback.format_exc(), encoding="utf-8")
+            raise
+
+    return trainable
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """The part of a record that the driver shows."""
+    return {key: row[key] for key in ("epoch", "seconds", *METRICS) if isinstance(row.get(key), (int, float))}
+
+
+class _Watch:
+    """Takes down what becomes of the trials: in the manifest and on the board."""
+
+    def __init__(self, stage: str, trials: dict[str, Trial], manifest: Manifest, shown: Board) -> None:
+        self.stage, self.trials, self.manifest, self.shown = stage, trials, manifest, shown
+        self.failed: dict[str, str] = {}
+
+    def start(self, name: str) -> None:
+        self.manifest.start(name)
+        self.shown.start(name)
+
+    def result(self, name: str, row: dict[str, Any]) -> None:
+        if "refused" in row:
+            self.failed[name] = row["refused"]
+        else:
+            self.shown.progress(name, row)
+
+    def retry(self, name: str) -> None:
+        reason = _reason_in(self.trials[name])
+        self.manifest.set(name, "waiting", reason)
+        self.shown.retry(name, reason)
+
+    def end(self, name: str) -> None:
+        if not self.trials[name].done:
+            self.fail(name, self.failed.get(name, "it ended without a result"))
+            return
+        self.manifest.set(name, "done")
+        self.shown.finish(name, self.manifest.seconds(name))
+
+    def lose(self, name: str) -> None:
+        self.fail(name, _reason_in(self.trials[name]))
+
+    def fail(self, name: str, reason: str) -> None:
+        self.failed[name] = reason
+        self.manifest.set(name, "failed", reason)
+        self.shown.fail(name, reason)
+
+    def close(self, interrupted: bool) -> None:
+        """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""
+        for name, trial in self.trials.items():
+            if trial.done:
+                self.manifest.set(name, "done")
+            elif name not in self.failed:
+                self.manifest.set(name, "interrupted" if interrupted else "failed", "stopped before it had a result")
+                if not interrupted:
+                    self.failed[name] = "stopped before it had a result"
+
+
+class _Tell(tune.Callback):
+    """Passes on what Tune sees. It holds its watch by number, since Tune pickles its callbacks."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def _watch(self) -> _Watch:
+        return _watches[self.number]
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._watch().start(_name(trial))
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        self._watch().result(_name(trial), result)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._watch().end(_name(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._watch().retry(_name(trial))
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._watch().lose(_name(trial))
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        self._watch().manifest.tick()
+
+
+_watches: dict[int, _Watch] = {}
+
+
+def _tell(watch: _Watch) -> _Tell:
+    _watches.clear()
+    _watches[id(watch)] = watch
+    return _Tell(id(watch))
+
+
+def _name(trial: Any) -> str:
+    return trial.config["item"]["name"]
+
+
+def _reason_in(trial: Trial) -> str:
+    """The last line of the exception that ended an attempt; a worker that was killed could leave none."""
+    if not trial.error.is_file():
+        return "its worker died (killed, or out of memory)"
+    return _last_line(trial.error.read_text(encoding="utf-8"))
+
+
+def _last_line(text: object) -> str:
+    lines = [line for line in str(text).splitlines() if line.strip()]
+    return one_line(lines[-1]) if lines else "no reason was given"
+
+
+def _failures(stage: str, failed: dict[str, str], total: int) -> str:
+    named = [f"{name}: {reason}" for name, reason in list(failed.items())[:5]]
+    rest = [f"and {len(failed) - 5} more"] if len(failed) > 5 else []
+    return f"{len(failed)} of {total} trials of {stage} failed: {'; '.join(named + rest)}; the others are kept, {GO_ON}"
+
+
+@contextlib.contextmanager
+def _stop_signals(shown: Board) -> Iterator[threading.Event]:
+    """The first SIGINT or SIGTERM makes Tune stop after its current step, a second one ends the program at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def stop(number: int, frame: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+        shown.say("stopping; finished trials and the newest checkpoints are kept")
+        os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own request to save and return
+
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has put its own in place, and after it has ended
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
