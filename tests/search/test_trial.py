@@ -40,7 +40,7 @@ def comparable(trial: Trial) -> tuple[dict, list[dict], bytes]:
 
 
 def test_stopped_at_any_epoch_and_resumed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
-    study, run, _ = search_run(tmp_path)
+    _, run, _ = search_run(tmp_path)
     whole = run.search_trial("whole")
     search_trial(arguments(run), whole, lambda row: None)
     for epoch in range(3):

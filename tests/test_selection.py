@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from random_distributions import random_distribution
+from small_search import search_run, search_study
+from small_study import run_here
+from thrifty import scoring, selection
+from thrifty.config import Resources, Study
+from thrifty.data.batches import Batches
+from thrifty.data.normalise import learn
+from thrifty.data.prepare import open_prepared
+from thrifty.errors import ThriftyError
+from thrifty.inference import mean_dice
+from thrifty.nets.derived import DerivedNetwork
+from thrifty.nets.inherit import inherit
+from thrifty.nets.recalibrate import recalibrate
+from thrifty.nets.supernet_file import load_supernet
+from thrifty.results import Run, open_run, read_json, read_jsonl
+from thrifty.search import stage
+from thrifty.space.cost import Costs, count
+from thrifty.space.decode import decode
+from thrifty.space.genotype import canonical_json, from_json, load
+from thrifty.space.schema import load_space
+
+SELECT = {"samples": 5, "batch": 3, "recalibrate": 2}
+BUDGETS = [2400, {"parameters": 3000, "width": 8}]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with two searches at each of two budgets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thrifty.trials.run_trials", run_here)
+        study, run, _ = search_run(tmp_path_factory.mktemp("searched"), select=SELECT, budgets=BUDGETS)
+        stage.run_stage(study, run)
+    return run.root
+
+
+@pytest.fixture
+def run(searched: Path, tmp_path: Path) -> Run:
+    shutil.copytree(searched, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Scores in this process, and keeps what was asked for."""
+    made: list[dict[str, Any]] = []
+
+    def here(function: Any, items: Any, resources: Resources) -> list[Any]:
+        made.extend(items)
+        return [function(item) for item in items]
+
+    monkeypatch.setattr("thrifty.trials.map_batches", here)
+    return made
+
+
+def study_of(**select: Any) -> Study:
+    return search_study(select=SELECT | select, budgets=BUDGETS)
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(run.evaluations)]
+
+
+def test_candidates_name_every_search(searched: Path) -> None:
+    rows = read_jsonl(Run(searched).candidates)
+    assert [(row["budget"], row["seed"]) for row in rows] == [(2400, 0), (2400, 1), (3000, 0), (3000, 1)]
+    assert all(row["parameters"] == count(from_json(row["genotype"])) <= row["budget"] for row in rows)
+
+
+def test_a_genotype_for_every_budget_and_nothing_infeasible_is_scored(run: Run, calls: list[dict[str, Any]]) -> None:
+    selection.run_stage(study_of(), run)
+    rows = rows_of(run)
+    assert len(rows) == len(calls) >= 8
+    for row in rows:
+        assert row["parameters"] == count(from_json(row["genotype"])) <= int(row["group"].split("_")[0][1:])
+    for budget in (2400, 3000):
+        chosen = load(run.genotype(budget))
+        fitting = [row for row in rows if row["parameters"] <= budget]
+        assert count(chosen) <= budget
+        assert canonical_json(chosen) in {canonical_json(from_json(r["genotype"])) for r in fitting if r["score"] == max_score(fitting)}
+    outcome = read_json(run.pareto)
+    assert outcome["evaluated"] == len(rows)
+    assert read_json(run.select_result)["seconds"] > 0
+
+
+def max_score(rows: list[dict[str, Any]]) -> float:
+    return max(row["score"] for row in rows)
+
+
+def test_the_decodings_of_the_searches_are_among_the_candidates(run: Run, calls: list[dict[str, Any]]) -> None:
+    selection.run_stage(study_of(samples=0), run)
+    scored = {canonical_json(from_json(row["genotype"])) for row in rows_of(run)}
+    assert {canonical_json(from_json(row["genotype"])) for row in read_jsonl(run.candidates)} <= scored
+    assert len(calls) == len(scored) <= 6  # two searches and their mean, at two budgets
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_interrupted_selection_goes_on_where_it_stopped(
+    run: Run, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """Stopped after the second batch, then run again: the same record as undisturbed, and nothing is scored twice."""
+    other = Run(run.root.parent / "other")
+    shutil.copytree(run.root, other.root)
+    study = study_of(sampler=sampler)
+    selection.run_stage(study, other)
+    undisturbed = len(calls)
+    calls.clear()
+    from thrifty import trials
+
+    score_here, batches = trials.map_batches, iter(range(2))
+
+    def dies(function: Any, items: Any, resources: Resources) -> list[Any]:
+        if next(batches, None) is None:
+            raise KeyboardInterrupt
+        return score_here(function, items, resources)
+
+    monkeypatch.setattr("thrifty.trials.map_batches", dies)
+    with pytest.raises(KeyboardInterrupt):
+        selection.run_stage(study, run)
+    assert not run.pareto.exists()
+    assert not run.genotype(3000).exists()
+    assert 0 < len(rows_of(run)) < undisturbed
+    monkeypatch.setattr("thrifty.trials.map_batches", score_here)
+    selection.run_stage(study, run)
+    assert rows_of(run) == rows_of(other)
+    assert len(calls) == undisturbed
+    assert run.genotype(3000).read_bytes() == other.genotype(3000).read_bytes()
+
+
+def test_finished_selection_is_skipped(run: Run, calls: list[dict[str, Any]]) -> None:
+    selection.run_stage(study_of(samples=0), run)
+    calls.clear()
+    before = run.pareto.stat().st_mtime_ns
+    selection.run_stage(study_of(samples=0), run)
+    assert not calls
+    assert run.pareto.stat().st_mtime_ns == before
+
+
+def test_the_value_is_the_dice_of_the_derived_network_with_inherited_weights(run: Run) -> None:
+    """Another way to the same number: the weights copied into the built network, its statistics renewed, then validated."""
+    study, prepared = study_of(), open_prepared(run)
+    row = read_jsonl(run.candidates)[0]
+    trials = ["b3000_w8_d3_e3_s0", "b3000_w8_d3_e3_s1"]
+    candidate = read_jsonl(run.candidates)[2]
+    assert row["trial"] not in trials
+    item = {"run": str(run.root), "trials": trials, "genotypes": [candidate["genotype"]], "cpus": 1, "device": "cpu"}
+    found = scoring.score(item)[0].dice
+    store, splits = prepared.store, prepared.splits
+    training = store.indices(splits.training)
+    normalisation = learn(store, training, "dataset")
+    batches = Batches(store, tuple(training), normalisation, study.data, study.search.batch, scoring.SEED, torch.device("cpu"))
+    for trial, dice in zip(trials, found, strict=True):
+        network = DerivedNetwork(from_json(candidate["genotype"]))
+        inherit(network, load_supernet(run.search_trial(trial).weights, load_space("tiny")))
+        recalibrate(network, [batches.plain(step)[0] for step in range(2)])
+        cases = store.indices(splits.selection)
+        expected = mean_dice(network, store, cases, normalisation, study.evaluate, torch.device("cpu"))
+        assert dice == pytest.approx(expected, abs=5e-3)
+        assert dice > 0
+
+
+def test_recalibration_sets_the_mean_of_the_batches() -> None:
+    from thrifty.nets.layers import Norm
+
+    norm = Norm(2)
+    norm.running_mean.fill_(77)
+    batches = [torch.randn(5, 2, 4, 4) * (1 + k) + k for k in range(3)]
+    recalibrate(norm, batches)
+    np.testing.assert_allclose(norm.running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0), atol=1e-5)
+    np.testing.assert_allclose(norm.running_var, torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0), rtol=1e-4)
+    assert norm.momentum == 0.1 and not norm.training
+
+
+def row(name: str, parameters: int, score: float) -> dict[str, Any]:
+    return {"hash": name, "parameters": parameters, "score": score}
+
+
+def test_front_and_choice_by_hand() -> None:
+    rows = [row("a", 100, 0.5), row("b", 200, 0.4), row("c", 200, 0.7), row("d", 300, 0.7), row("e", 400, 0.9), row("a", 100, 0.6)]
+    assert [(r["hash"], r["score"]) for r in selection.pareto_front(rows)] == [("a", 0.6), ("c", 0.7), ("e", 0.9)]
+    assert [selection.choose(rows, b)["hash"] for b in (100, 199, 200, 399, 400)] == ["a", "a", "c", "c", "e"]
+    with pytest.raises(ThriftyError, match="at most 99"):
+        selection.choose(rows, 99)
+
+
+def test_risk_subtracts_the_spread(run: Run, calls: list[dict[str, Any]]) -> None:
+    selection.run_stage(study_of(samples=0, risk=2.0), run)
+    for r in rows_of(run):
+        dice = list(r["by_supernet"].values())
+        assert len(dice) == 2
+        assert r["score"] == pytest.approx(np.mean(dice) - 2 * np.std(dice))
+
+
+def test_straying_by_nothing_is_the_decoding_and_by_much_is_not() -> None:
+    costs = Costs(load_space("thrifty"), 8, 4, 1, 2)
+    learnt = random_distribution(costs.space, 4, np.random.default_rng(0))
+    best = decode(learnt, costs, 9000)
+    assert decode(selection.perturb(learnt, 0.0, np.random.default_rng(1)), costs, 9000) == best
+    others = {decode(selection.perturb(learnt, 2.0, np.random.default_rng(k)), costs, 9000).genotype for k in range(20)}
+    assert len(others) > 15
+
+
+def test_perturbed_decoding_is_a_sample_of_the_distribution() -> None:
+    """Gumbel-max: without a budget, an op is decoded as often as its probability says."""
+    costs = Costs(load_space("tiny"), 8, 3, 1, 2)
+    learnt = random_distribution(costs.space, 3, np.random.default_rng(0), spread=0.7)
+    genotypes = [decode(selection.perturb(learnt, 1.0, np.random.default_rng(k)), costs).genotype for k in range(600)]
+    share = np.mean([g.down.nodes[0][0].op == "sep_conv_3" for g in genotypes])
+    expected = float(np.exp(learnt.ops["down"][0][1]))
+    assert share == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 600))
+
+
+def test_selection_before_the_searches_says_so(tmp_path: Path) -> None:
+    study = study_of()
+    with pytest.raises(ThriftyError, match="run `thrifty search`"):
+        selection.run_stage(study, open_run(tmp_path / "run", study))
+
+
+def test_the_choice_is_the_same_on_one_worker_and_on_two(run: Run, ray_local: None) -> None:
+    other = Run(run.root.parent / "other")
+    shutil.copytree(run.root, other.root)
+    for here, concurrent in ((run, 1), (other, 2)):
+        study = study_of(samples=2).model_copy(update={"resources": Resources(concurrent=concurrent, device="cpu")})
+        selection.run_stage(study, here)
+    assert rows_of(run) == rows_of(other)
