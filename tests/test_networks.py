@@ -53,32 +53,50 @@ def test_baselines_can_be_left_out(tmp_path: Path) -> None:
 
 def test_random_genotypes_fill_85_percent_are_distinct_and_stay_the_same() -> None:
     found = random_genotype(SPACE, 8, 4, 1, 3, np.random.default_rng(0), high=4000)
-    drawn = random_genotypes(SPACE, found, 4000, 12)
+    costs = Costs(SPACE, 8, 4, 1, 3)
+    drawn = random_genotypes(costs, found, 4000, 12)
     assert len(drawn) == 12
     assert all(0.85 * 4000 <= count(g) <= 4000 for g in drawn)
     assert all((g.width, g.levels, g.channels, g.classes) == (8, 4, 1, 3) for g in drawn)
     assert len({genotype_hash(g) for g in [found, *drawn]}) == 13
-    assert random_genotypes(SPACE, found, 4000, 12) == drawn
-    assert random_genotypes(SPACE, found, 4000, 5) == drawn[:5]
-    assert random_genotypes(SPACE, found, 4001, 5) != drawn[:5]
+    assert random_genotypes(costs, found, 4000, 12) == drawn
+    assert random_genotypes(costs, found, 4000, 5) == drawn[:5]
+    assert random_genotypes(costs, found, 4001, 5) != drawn[:5]
+
+
+def test_random_genotypes_keep_the_width_of_the_searches_where_the_found_one_is_narrower(tmp_path: Path) -> None:
+    """Otherwise they could not fill the budget, and would be no fair comparison."""
+    run = run_with_genotypes(tmp_path, width=6)
+    drawn = [s for s in planned_networks(study(), run, STORE) if s.name.startswith("random_6000")]
+    assert len(drawn) == 3
+    assert all(5100 <= s.parameters <= 6000 and s.genotype.width > 6 for s in drawn)
+
+
+def test_large_references_are_trained_last() -> None:
+    keys = trial_keys(study(retrain={"seeds": 2}), ["found_3000", "unet", "unetpp", "random_3000_0"])
+    assert [key[0] for key in keys[-4:]] == ["unet", "unetpp", "unet", "unetpp"]
+    assert [key[1] for key in keys] == [0, 0, 1, 1, 0, 0, 1, 1]
 
 
 def test_found_one_is_not_drawn_again() -> None:
-    before = random_genotypes(SPACE, random_genotype(SPACE, 8, 4, 1, 3, np.random.default_rng(0)), 4000, 3)
-    after = random_genotypes(SPACE, before[0], 4000, 3)
+    costs = Costs(SPACE, 8, 4, 1, 3)
+    before = random_genotypes(costs, random_genotype(SPACE, 8, 4, 1, 3, np.random.default_rng(0)), 4000, 3)
+    after = random_genotypes(costs, before[0], 4000, 3)
     assert genotype_hash(before[0]) not in {genotype_hash(g) for g in after}
 
 
 def test_budget_beyond_the_largest_network_is_measured_by_that() -> None:
     found = random_genotype(SPACE, 2, 3, 1, 3, np.random.default_rng(0))
-    largest = Costs(SPACE, 2, 3, 1, 3).largest()
-    assert all(0.85 * largest <= count(g) <= largest for g in random_genotypes(SPACE, found, 10 * largest, 3))
+    costs = Costs(SPACE, 2, 3, 1, 3)
+    largest = costs.largest()
+    assert all(0.85 * largest <= count(g) <= largest for g in random_genotypes(costs, found, 10 * largest, 3))
 
 
 def test_exhausted_space_gives_fewer() -> None:
     narrow = SPACE.model_copy(update={"nodes": 1, "path": "plain"})
     found = random_genotype(narrow, 2, 3, 1, 3, np.random.default_rng(0))
-    drawn = random_genotypes(narrow, found, Costs(narrow, 2, 3, 1, 3).largest(), 5_000)
+    costs = Costs(narrow, 2, 3, 1, 3)
+    drawn = random_genotypes(costs, found, costs.largest(), 5_000)
     assert 0 < len(drawn) < 5_000
 
 

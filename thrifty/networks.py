@@ -12,10 +12,11 @@ from thrifty.config import Study
 from thrifty.errors import ThriftyError
 from thrifty.nets.build import NetworkSpec, baseline_spec, genotype_spec
 from thrifty.results import Run, read_json, write_json
+from thrifty.search.setting import settle
 from thrifty.space.cost import Costs, count
 from thrifty.space.genotype import Genotype, canonical, genotype_hash, load
 from thrifty.space.sample import random_genotype
-from thrifty.space.schema import Space, load_space
+from thrifty.space.schema import load_space
 
 if TYPE_CHECKING:
     from thrifty.data.store import Store
@@ -24,6 +25,7 @@ SCHEMA = 1
 SEED = 0x7261_6E64  # of the random genotypes: 'rand', so that no other generator of a study starts alike
 FILLS = 0.85  # share of its budget that a random genotype uses at least
 REPEATS = 200  # draws in a row without a new genotype after which a space counts as exhausted
+REFERENCES = ("unet", "unetpp")  # at their published size, whatever the budget
 Key = tuple[str, int, int | None]
 """A trained network: its name, seed and fold (None without cross-validation)."""
 
@@ -40,11 +42,14 @@ def planned_networks(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
     for budget in study.sizes:
         found = found_genotype(study, run, store, budget)
         specs.append(genotype_spec(f"found_{budget}", found, budget))
-        for k, genotype in enumerate(random_genotypes(space, found, budget, study.retrain.random)):
+        entry = next(b for b in study.budgets if b.parameters == budget)
+        setting = settle(study, space, entry, channels, classes)
+        costs = Costs(space, setting.width, setting.levels, channels, classes)
+        for k, genotype in enumerate(random_genotypes(costs, found, budget, study.retrain.random)):
             specs.append(genotype_spec(f"random_{budget}_{k}", genotype, budget))
         if "scaled_unet" in study.retrain.baselines:
             specs.append(baseline_spec("scaled_unet", channels, classes, budget))
-    specs += [baseline_spec(name, channels, classes) for name in ("unet", "unetpp") if name in study.retrain.baselines]
+    specs += [baseline_spec(name, channels, classes) for name in REFERENCES if name in study.retrain.baselines]
     return specs
 
 
@@ -69,14 +74,14 @@ def found_genotype(study: Study, run: Run, store: Store, budget: int) -> Genotyp
     return genotype
 
 
-def random_genotypes(space: Space, found: Genotype, budget: int, number: int) -> list[Genotype]:
-    """`number` different random genotypes that use 85 to 100 % of the budget, at the found one's width and levels.
+def random_genotypes(costs: Costs, found: Genotype, budget: int, number: int) -> list[Genotype]:
+    """`number` different random genotypes that use 85 to 100 % of the budget, at the width and levels of its searches.
 
     They differ from the found one and from each other as networks, not only in labels. Where the largest network of that width
     is smaller than the budget, its size takes the budget's place. Fewer come out where the space has no more.
     """
-    setting = (space, found.width, found.levels, found.channels, found.classes)
-    low = math.ceil(FILLS * min(budget, Costs(*setting).largest()))
+    setting = (costs.space, costs.width, costs.levels, costs.channels, costs.classes)
+    low = math.ceil(FILLS * min(budget, costs.largest()))
     rng = np.random.default_rng([SEED, budget])
     seen = {genotype_hash(found)}
     drawn: list[Genotype] = []
@@ -126,9 +131,13 @@ def read_networks(run: Run, allow_code: bool = False) -> dict[str, NetworkSpec]:
 
 
 def trial_keys(study: Study, networks: Sequence[str]) -> list[Key]:
-    """All trainings of the networks: first all with the first seed, so that each network soon has a result."""
+    """All trainings of the networks: first all with the first seed, so that each network soon has a result.
+
+    The two large references come last: they take longer than all else together.
+    """
     folds = [None] if study.retrain.folds == 1 else list(range(study.retrain.folds))
-    return [(network, seed, fold) for seed in study.retrain_seeds for fold in folds for network in networks]
+    keys = [(network, seed, fold) for seed in study.retrain_seeds for fold in folds for network in networks]
+    return sorted(keys, key=lambda key: key[0] in REFERENCES)
 
 
 def trial_name(run: Run, key: Key) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from thrifty.errors import ThriftyError
 from thrifty.nets.derived import DerivedNetwork
 from thrifty.nets.inherit import inherit
 from thrifty.nets.layers import Norm
@@ -143,3 +146,24 @@ def test_full_size_output_for_any_legal_size() -> None:
     network = DerivedNetwork(genotype)
     assert network.stride == 16
     assert network(torch.zeros(1, 1, 48, 16)).shape == (1, 3, 48, 16)
+
+
+@pytest.mark.parametrize("name", ["thrifty", "paper"])
+def test_every_legal_cell_path_builds_and_runs(name: str) -> None:
+    space = load_space(name)
+    genotype = random_genotype(space, 2, 5, 1, 2, np.random.default_rng(0))
+    images = torch.randn(1, 1, 32, 32)
+    for path in space.paths(5):
+        network = DerivedNetwork(replace(genotype, path=path)).eval()
+        assert network(images).shape == (1, 2, 32, 32)
+        assert len(network.up_nodes) == 4 + sum(path)
+
+
+def test_a_space_with_a_fixed_path_refuses_others() -> None:
+    space = load_space("nas_unet")
+    genotype = random_genotype(space, 4, 4, 1, 2, np.random.default_rng(0))
+    space.check_genotype(genotype)
+    with pytest.raises(ThriftyError, match=r"cell path \[1, 0\] is not in the space 'nas_unet'"):
+        space.check_genotype(replace(genotype, path=(1, 0)))
+    with pytest.raises(ThriftyError, match="does not fit a supernet of width 8"):
+        HardNetwork(Supernet(space, 8, 4, 1, 2), genotype)
