@@ -88,8 +88,6 @@ def test_a_genotype_for_every_budget_and_nothing_infeasible_is_scored(run: Run, 
         best = [canonical_json(from_json(r["genotype"])) for r in fitting if r["score"] == max_score(fitting)]
         assert count(chosen) <= budget
         assert canonical_json(chosen) in best
-            canonical_json(from_json(r["genotype"])) for r in fitting if r["score"] == max_score(fitting)
-        }
     outcome = read_json(run.pareto)
     assert outcome["evaluated"] == len(rows)
     assert read_json(run.select_result)["seconds"] > 0

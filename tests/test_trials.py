@@ -137,6 +137,16 @@ def test_map_batches_passes_on_a_users_error() -> None:
         map_batches(square, [{"value": 1}, {"value": 2, "refuse": True}], ONE)
 
 
+def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
+    """In a process of its own, since this one is connected. Port 1 is closed on any sane machine."""
+    code = "from thrifty.trials import connect; connect()"
+    started = time.monotonic()
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "ThriftyError: no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1" in ran.stderr
+    assert time.monotonic() - started < 60
+
+
 DRIVER = """
 import sys
 from pathlib import Path

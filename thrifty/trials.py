@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import traceback
@@ -47,6 +48,7 @@ from thrifty.results import Run, Trial, user_errors  # noqa: E402
 Report = Callable[[dict[str, Any]], None]
 Function = Callable[[dict[str, Any], Trial, Report], None]
 OBJECT_STORE_BYTES = 100 * 2**20  # trials share their data by memory map, so what passes through Ray is small
+CONNECT_SECONDS = 10.0
 GO_ON = "run the same command to go on"
 
 
@@ -137,6 +139,8 @@ def connect() -> None:
         folder = _temporary_folder()
         quiet |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
         quiet |= {"_node_ip_address": "127.0.0.1", "_temp_dir": str(folder)}
+    else:
+        _check_address(address)
     sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, **quiet)
@@ -145,6 +149,19 @@ def connect() -> None:
         raise ThriftyError(f"{what}: {_last_line(error)}") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, sigterm)  # ray puts one of its own there
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would knock at a closed door for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # 'auto' and the like, which Ray resolves
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ThriftyError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({one_line(error)}); unset RAY_ADDRESS to run on this machine"
+        ) from None
 
 
 def machines() -> list[str]:
