@@ -164,6 +164,19 @@ def test_entropy_is_one_undecided_and_zero_decided() -> None:
     assert decided == pytest.approx({"entropy_alpha": 0, "entropy_beta": 0, "entropy_gamma": 0}, abs=1e-6)
 
 
+def test_weights_that_travel_are_the_same_and_keep_their_gradient() -> None:
+    costs = Costs(load_space("thrifty"), 8, 4, 1, 2)
+    architecture = random_parameters(costs, 2)
+    here = architecture.relaxed()
+    there = here.to(torch.device("cpu"))
+    for t in CELL_TYPES:
+        for a, b in zip([*here.alpha[t], *here.edges[t]], [*there.alpha[t], *there.edges[t]], strict=True):
+            assert torch.equal(a, b)
+    assert {k: float(v.detach()) for k, v in here.gates.items()} == {k: float(v.detach()) for k, v in there.gates.items()}
+    sum(v.square().sum() for v in [*there.alpha["up"], *there.edges["down"], *there.gates.values()]).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in [*architecture.alphas("up"), *architecture.gamma])
+
+
 def test_a_fixed_path_has_no_gamma() -> None:
     architecture = ArchitectureParameters(load_space("nas_unet"), 5)
     assert len(architecture.gamma) == 0

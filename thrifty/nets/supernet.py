@@ -36,6 +36,15 @@ class Relaxed:
     edges: Mapping[CellType, Sequence[Tensor]]
     gates: Mapping[tuple[int, int], Tensor]
 
+    def to(self, device: torch.device) -> Relaxed:
+        """The same weights on another device, moved as one tensor: they are some hundred scalars and short vectors."""
+        parts = [*(v for lists in (self.alpha, self.edges) for vs in lists.values() for v in vs), *self.gates.values()]
+        flat = torch.cat([part.reshape(-1) for part in parts]).to(device)
+        moved = iter(flat.split([part.numel() for part in parts]))
+        alpha = {t: [next(moved) for _ in vs] for t, vs in self.alpha.items()}
+        edges = {t: [next(moved) for _ in vs] for t, vs in self.edges.items()}
+        return Relaxed(alpha, edges, {node: next(moved).reshape(()) for node in self.gates})
+
 
 class MixedEdge(nn.Module):
     """All ops of an edge. With `partial` p the ops see 1/p of the channels; the others pass by (PC-DARTS, Xu 2020)."""
