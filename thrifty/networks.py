@@ -16,7 +16,7 @@ from thrifty.search.setting import settle
 from thrifty.space.cost import Costs, count
 from thrifty.space.genotype import Genotype, canonical, genotype_hash, load
 from thrifty.space.sample import random_genotype
-from thrifty.space.schema import load_space
+from thrifty.space.schema import run_space
 
 if TYPE_CHECKING:
     from thrifty.data.store import Store
@@ -37,7 +37,7 @@ def planned_networks(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
         ThriftyError: a budget has no genotype yet, or one that does not fit budget or data; a budget that is too small.
     """
     channels, classes = store.channels, store.classes
-    space = load_space(study.space, study.allow_code)
+    space = run_space(study, run)
     specs: list[NetworkSpec] = []
     for budget in study.sizes:
         found = found_genotype(study, run, store, budget)

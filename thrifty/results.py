@@ -37,6 +37,11 @@ class Run:
         return self.root / "run.yaml"
 
     @property
+    def space(self) -> Path:
+        """The space as it was when the run began."""
+        return self.root / "space.yaml"
+
+    @property
     def environment(self) -> Path:
         return self.root / "env.json"
 

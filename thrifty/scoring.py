@@ -21,9 +21,9 @@ from thrifty.inference import mean_dice, pad_to_stride
 from thrifty.nets.recalibrate import recalibrate
 from thrifty.nets.supernet import HardNetwork, Supernet
 from thrifty.nets.supernet_file import load_supernet
-from thrifty.results import Run, read_run
+from thrifty.results import read_run
 from thrifty.space.genotype import Genotype, from_json
-from thrifty.space.schema import load_space
+from thrifty.space.schema import run_space
 from thrifty.train import choose_device, seed_everything, threads_for
 
 SEED = 20_011  # of the training batches that renew the statistics: the same for all candidates
@@ -50,7 +50,7 @@ def score(item: dict[str, Any]) -> list[Score]:
     device = choose_device(item["device"])
     seed_everything(SEED, threads_for(item["cpus"]))
     cases = _Cases(study, open_prepared(run), device)
-    supernets = [_supernet(str(run.root), study.space, study.allow_code, name).to(device) for name in item["trials"]]
+    supernets = [_supernet(str(run.root), name).to(device) for name in item["trials"]]
     scores = []
     for value in item["genotypes"]:
         start, genotype = time.perf_counter(), from_json(value, study.allow_code)
@@ -60,10 +60,10 @@ def score(item: dict[str, Any]) -> list[Score]:
 
 
 @lru_cache(maxsize=8)
-def _supernet(root: str, space: str, allow_code: bool, name: str) -> Supernet:
+def _supernet(root: str, name: str) -> Supernet:
     """Kept by the worker: the next batch of candidates finds it loaded."""
-    path = Run(Path(root)).search_trial(name).weights
-    supernet = load_supernet(path, load_space(space, allow_code))
+    study, run = read_run(Path(root))
+    supernet = load_supernet(run.search_trial(name).weights, run_space(study, run))
     supernet.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
     return supernet
 

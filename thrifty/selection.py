@@ -22,7 +22,7 @@ from thrifty.space.cost import Costs, count
 from thrifty.space.decode import decode
 from thrifty.space.distribution import Distribution
 from thrifty.space.genotype import CELL_TYPES, Genotype, canonical_json, from_json, genotype_hash, save, to_json
-from thrifty.space.schema import load_space
+from thrifty.space.schema import run_space
 
 if TYPE_CHECKING:
     import optuna
@@ -84,7 +84,7 @@ def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
     candidates = read_jsonl(run.candidates)
     if not candidates:
         raise ThriftyError(f"{run.root} has no finished searches; run `thrifty search` with the same study first")
-    space, store = load_space(study.space, study.allow_code), prepared.store
+    space, store = run_space(study, run), prepared.store
     groups: dict[str, Group] = {}
     for row in candidates:
         key = f"b{row['budget']}_w{row['width']}_d{row['levels']}"

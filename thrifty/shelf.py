@@ -40,11 +40,12 @@ def open_study(name_or_path: str, overrides: Iterable[str]) -> tuple[Study, Run]
         ThriftyError: mistakes in the study or its space; a run folder of another study.
     """
     from thrifty.environment import write_environment
-    from thrifty.space.schema import load_space
+    from thrifty.space.schema import load_space, pin_space
 
     study = resolve_study(name_or_path, overrides)
     load_space(study.space, study.allow_code)  # its mistakes are told before anything is written
     run = open_run(results_folder(study.name), study)
+    pin_space(study, run)
     write_environment(run)
     return study, run
 

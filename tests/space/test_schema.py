@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import yaml
 
+from thrifty.config import Study
 from thrifty.errors import ThriftyError
+from thrifty.results import open_run
 from thrifty.space.cost import count
 from thrifty.space.sample import random_genotype
-from thrifty.space.schema import load_space, shipped
+from thrifty.space.schema import load_space, pin_space, run_space, shipped
 
 OWN_OP = """
 import torch
@@ -98,3 +100,21 @@ def test_random_genotypes_keep_to_the_range_and_are_varied() -> None:
     assert len(set(found)) == 20
     with pytest.raises(ThriftyError, match="no network"):
         random_genotype(load_space("tiny"), 4, 3, 1, 2, rng, 10**6)
+
+
+def test_a_run_keeps_its_space_and_refuses_a_changed_one(tmp_path: Path) -> None:
+    study = Study.model_validate({"name": "s", "budgets": [3000], "space": write(tmp_path)})
+    run = open_run(tmp_path / "run", study)
+    before = pin_space(study, run)
+    assert pin_space(study, run) == before == run_space(study, run) == load_space("tiny")
+    write(tmp_path, nodes=3)
+    assert run_space(study, run) == before
+    with pytest.raises(ThriftyError, match=r"space\.yaml' has changed since .* began"):
+        pin_space(study, run)
+
+
+@pytest.mark.parametrize("name", sorted(shipped("search_spaces")))
+def test_every_shipped_space_survives_the_run_folder(tmp_path: Path, name: str) -> None:
+    study = Study.model_validate({"name": "s", "budgets": [3000], "space": name})
+    run = open_run(tmp_path / "run", study)
+    assert pin_space(study, run) == pin_space(study, run) == load_space(name)

@@ -9,7 +9,7 @@ from thrifty.data.prepare import prepare
 from thrifty.results import Run, read_json, write_jsonl
 from thrifty.search.setting import Setting, settings_of
 from thrifty.search.trial import search_trial
-from thrifty.space.schema import load_space
+from thrifty.space.schema import pin_space
 
 
 def run_stage(study: Study, run: Run) -> None:
@@ -21,7 +21,7 @@ def run_stage(study: Study, run: Run) -> None:
     from thrifty.trials import Spec, run_trials
 
     prepared = prepare(study, run)
-    space = load_space(study.space, study.allow_code)
+    space = pin_space(study, run)
     settings = settings_of(study, space, prepared.store.channels, prepared.store.classes)
     keys = [(setting, seed) for setting in settings for seed in study.search_seeds]
     specs = [

@@ -22,7 +22,7 @@ from thrifty.search.twolevel import COLLAPSED, DifferentiableSearch, SearchData,
 from thrifty.space import genotype as genotypes
 from thrifty.space.cost import Costs
 from thrifty.space.decode import Decoded
-from thrifty.space.schema import Space, load_space
+from thrifty.space.schema import Space, load_space, run_space
 from thrifty.train import Report, choose_device, run_epochs, seed_everything, threads_for
 
 SCHEMA = 1
@@ -40,7 +40,7 @@ def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> Non
     """
     study, run = read_run(Path(arguments["run"]))
     prepared, setting = open_prepared(run), Setting(**arguments["setting"])
-    space = load_space(study.space, study.allow_code)
+    space = run_space(study, run)
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
     search = make_search(study, space, prepared, setting, arguments["seed"], device)

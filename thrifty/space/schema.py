@@ -7,10 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
-from thrifty.config import PositiveInt, Section, parse, read_yaml
+from thrifty.config import PositiveInt, Section, Study, parse, read_yaml
 from thrifty.errors import ThriftyError, nearest
+from thrifty.results import Run, write_text
 from thrifty.space import ops
 from thrifty.space.frame import Frame
 from thrifty.space.genotype import CellType, Genotype, role_of
@@ -142,6 +144,27 @@ def load_space(name_or_path: str, allow_code: bool = False) -> Space:
         return parse(Space, values, str(path))
     except ThriftyError as error:
         raise ThriftyError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def pin_space(study: Study, run: Run) -> Space:
+    """Keeps the study's space in the run folder, so that trials on any machine and at any later time see the same one.
+
+    Raises:
+        ThriftyError: as `load_space`; or the space has changed since the run began.
+    """
+    space = load_space(study.space, study.allow_code)
+    if not run.space.is_file():
+        write_text(run.space, yaml.safe_dump(space.model_dump(mode="json", by_alias=True), sort_keys=False))
+    elif space != run_space(study, run):
+        raise ThriftyError(
+            f"the space '{study.space}' has changed since {run.root} began; give this study another name=, or put the space back"
+        )
+    return space
+
+
+def run_space(study: Study, run: Run) -> Space:
+    """The space of a run; the study's own where none was kept yet."""
+    return load_space(str(run.space) if run.space.is_file() else study.space, study.allow_code)
 
 
 def _register_own(values: dict[str, Any]) -> None:
