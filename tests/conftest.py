@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.update(
-    RAY_AUTH_MODE="disabled",
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_AIR_NEW_OUTPUT="0",
-    RAY_CHDIR_TO_TRIAL_DIR="0",
-    TUNE_GLOBAL_CHECKPOINT_S="1",
-    TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
-    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-    MPLBACKEND="Agg",
-    OMP_NUM_THREADS="1",
-)
-os.environ.pop("RAY_ADDRESS", None)
+os.environ.update(MPLBACKEND="Agg", OMP_NUM_THREADS="1")
+os.environ.pop("RAY_ADDRESS", None)  # thrifty.trials sets the rest of what Ray reads when it is imported
 
 import pytest
 
@@ -36,21 +27,14 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """A Ray of this machine with 2 CPUs, on loopback. Modules of the tests are found by its workers."""
-    import ray
+    from thrifty.trials import LOCAL, LOGS, ray  # this ray has been imported in the right surroundings
 
-    ray.init(
-        "local",
-        num_cpus=2,
-        num_gpus=0,
-        include_dashboard=False,
-        object_store_memory=80 * 2**20,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}},
-    )
-    yield
-    ray.shutdown()
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    workers = {"env_vars": {"PYTHONPATH": paths}}
+    with tempfile.TemporaryDirectory(prefix="t_", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init("local", num_cpus=2, num_gpus=0, runtime_env=workers, _temp_dir=folder, **LOGS, **LOCAL)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from toy_trials import count_trial, expected, square
 
@@ -135,6 +137,17 @@ def test_map_batches_keeps_order_and_redoes_the_items_of_a_killed_worker(tmp_pat
 def test_map_batches_passes_on_a_users_error() -> None:
     with pytest.raises(ThriftyError, match=r"^no such candidate$"):
         map_batches(square, [{"value": 1}, {"value": 2, "refuse": True}], ONE)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_ray_listens_on_loopback_only() -> None:
+    own = psutil.Process()
+    sockets = []
+    for process in [own, *own.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            sockets += [s for s in process.net_connections("tcp") if s.status == psutil.CONN_LISTEN]
+    assert len(sockets) >= 3, "the head, the node and a worker"
+    assert {s.laddr.ip.removeprefix("::ffff:") for s in sockets} <= {"127.0.0.1", "::1"}
 
 
 def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:

@@ -33,8 +33,10 @@ QUIET = {
 }
 for _variable, _value in QUIET.items():  # read by ray when it is imported
     os.environ.setdefault(_variable, _value)
-if "RAY_ADDRESS" not in os.environ:  # a private cluster on loopback; without this ray writes a token into the home folder
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+if "RAY_ADDRESS" not in os.environ:  # a private cluster
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # otherwise Ray writes a readable token into the home folder
+    # Whatever _node_ip_address says, Ray listens on every interface of a Linux machine, except with this.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
@@ -47,7 +49,12 @@ from thrifty.results import Run, Trial, user_errors  # noqa: E402
 
 Report = Callable[[dict[str, Any]], None]
 Function = Callable[[dict[str, Any], Trial, Report], None]
-OBJECT_STORE_BYTES = 100 * 2**20  # trials share their data by memory map, so what passes through Ray is small
+LOGS: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+LOCAL: dict[str, Any] = {
+    "include_dashboard": False,
+    "object_store_memory": 100 * 2**20,  # trials share their data by memory map, so what passes through Ray is small
+    "_node_ip_address": "127.0.0.1",
+}
 CONNECT_SECONDS = 10.0
 GO_ON = "run the same command to go on"
 
@@ -94,6 +101,8 @@ def run_trials(stage: str, function: Function, specs: Sequence[Spec], resources:
 def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]], resources: Resources) -> list[Any]:
     """`[function(item) for item in items]` on the workers, in order; items of a worker that died are done again.
 
+    After an error the few items in flight end by themselves: `ray.cancel` can abort the whole program (a race in Ray).
+
     Raises:
         ThriftyError: of the function, as it was raised there; or a worker died more often than `max_failures`.
     """
@@ -103,7 +112,7 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
     _check_resources(resources)
     needs: dict[str, Any] = {"num_cpus": resources.cpus_per_trial, "num_gpus": resources.gpus_per_trial}
     remote = ray.remote(**needs, max_retries=resources.max_failures)(function)
-    limit, refs, waiting = resources.concurrent or len(items), [], []
+    limit, refs, waiting = resources.concurrent or 2 * _places(resources), [], []
     try:
         for item in items:
             if len(waiting) >= limit:
@@ -119,9 +128,6 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
     except ray.exceptions.RayError as error:
         tried = f"and {resources.max_failures} retries did not help ({type(error).__name__})"
         raise ThriftyError(f"a worker died (killed, or out of memory), {tried}; {GO_ON}") from None
-    finally:
-        for ref in refs:
-            ray.cancel(ref, force=True)
 
 
 def connect() -> None:
@@ -132,18 +138,14 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     address = os.environ.get("RAY_ADDRESS", "local")
     local = address == "local"
-    if local:
-        folder = _temporary_folder()
-        quiet |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        quiet |= {"_node_ip_address": "127.0.0.1", "_temp_dir": str(folder)}
-    else:
+    options = LOGS | LOCAL | {"_temp_dir": str(_temporary_folder())} if local else LOGS
+    if not local:
         _check_address(address)
     sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, **quiet)
+        ray.init(address, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
         what = "Ray cannot start on this machine" if local else f"no Ray cluster answers at RAY_ADDRESS={address}"
         raise ThriftyError(f"{what}: {_last_line(error)}") from None
@@ -192,6 +194,15 @@ def _check_resources(resources: Resources) -> None:
         return
     most = "; ".join(dict.fromkeys(machines()))
     raise ThriftyError(f"a trial needs {cpus} CPUs and {gpus:g} GPUs, the machines have {most}; lower resources.*_per_trial")
+
+
+def _places(resources: Resources) -> int:
+    """How many trials fit at once."""
+    have = ray.cluster_resources()
+    places = have.get("CPU", 0) // resources.cpus_per_trial
+    if resources.gpus_per_trial:
+        places = min(places, have.get("GPU", 0) // resources.gpus_per_trial)
+    return max(1, int(places))
 
 
 def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Run, watch: _Watch) -> None:
