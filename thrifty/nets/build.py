@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from thrifty.errors import ThriftyError, one_line
@@ -112,6 +113,10 @@ def _build(spec: NetworkSpec) -> nn.Module:
             raise ThriftyError(f"the description of '{spec.name}' has no genotype")
         from thrifty.nets.derived import DerivedNetwork
 
-        return DerivedNetwork(spec.genotype)
+        network = DerivedNetwork(spec.genotype)
+        # Measured on one CPU thread, 8x3x96x96: a step of a 30,000-parameter network takes 0.28 s instead of 0.49 s. U-Nets
+        # (dense convolutions) gain nothing from it.
+        network.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
+        return network
     filters = spec.filters or FILTERS
     return (UNet if spec.kind == "unet" else UNetPP)(spec.channels, spec.classes, filters)
