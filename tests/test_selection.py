@@ -22,7 +22,7 @@ from thrifty.nets.derived import DerivedNetwork
 from thrifty.nets.inherit import inherit
 from thrifty.nets.recalibrate import recalibrate
 from thrifty.nets.supernet_file import load_supernet
-from thrifty.results import Run, open_run, read_json, read_jsonl
+from thrifty.results import Run, open_run, read_json, read_jsonl, write_jsonl
 from thrifty.search import stage
 from thrifty.space.cost import Costs, count
 from thrifty.space.decode import decode
@@ -30,7 +30,7 @@ from thrifty.space.genotype import canonical_json, from_json, load
 from thrifty.space.schema import load_space
 
 SELECT = {"samples": 5, "batch": 3, "recalibrate": 2}
-BUDGETS = [2400, {"parameters": 3000, "width": 8}]
+BUDGETS = [{"parameters": 2400, "width": 8}, {"parameters": 3000, "width": 8}]
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +97,36 @@ def max_score(rows: list[dict[str, Any]]) -> float:
     return max(row["score"] for row in rows)
 
 
+def test_the_budget_is_a_constraint_of_the_optuna_study(
+    run: Run, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import optuna
+
+    made: list[optuna.Study] = []
+    create = optuna.create_study
+    monkeypatch.setattr(optuna, "create_study", lambda **keys: made.append(create(**keys)) or made[-1])
+    selection.run_stage(study_of(), run)
+    for budget, opt in zip((2400, 3000), made, strict=True):
+        for trial in opt.trials:
+            assert trial.constraints == {"parameters": trial.values[1] - budget}
+            assert trial.constraints["parameters"] <= 0
+
+
+def test_searches_of_one_width_score_each_other_whatever_their_budget(run: Run) -> None:
+    """Four searches at width 8; then one of them is said to be of width 6, and stands alone."""
+    groups = selection.read_groups(study_of(), run, open_prepared(run))
+    assert [(group.budget, len(group.trials)) for group in groups] == [(2400, 4), (3000, 4)]
+    rows = read_jsonl(run.candidates)
+    write_jsonl(run.candidates, [rows[0] | {"width": 6}, *rows[1:]])
+    groups = selection.read_groups(study_of(), run, open_prepared(run))
+    assert [(g.budget, g.costs.width, len(g.trials)) for g in groups] == [(2400, 6, 1), (2400, 8, 3), (3000, 8, 3)]
+
+
 def test_the_decodings_of_the_searches_are_among_the_candidates(run: Run, calls: list[dict[str, Any]]) -> None:
     selection.run_stage(study_of(samples=0), run)
     scored = {canonical_json(from_json(row["genotype"])) for row in rows_of(run)}
     assert {canonical_json(from_json(row["genotype"])) for row in read_jsonl(run.candidates)} <= scored
-    assert len(calls) == len(scored) <= 6  # two searches and their mean, at two budgets
+    assert len(calls) == len(scored) <= 10  # four searches and their mean, at two budgets
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
@@ -204,7 +229,7 @@ def test_risk_subtracts_the_spread(run: Run, calls: list[dict[str, Any]]) -> Non
     selection.run_stage(study_of(samples=0, risk=2.0), run)
     for r in rows_of(run):
         dice = list(r["by_supernet"].values())
-        assert len(dice) == 2
+        assert len(dice) == 4
         assert r["score"] == pytest.approx(np.mean(dice) - 2 * np.std(dice))
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.config import Retrain, Study
-from thrifty.data.normalise import Normalisation, learn
-from thrifty.data.prepare import Prepared, open_prepared, prepare
+from thrifty.data.normalise import Normalisation
+from thrifty.data.prepare import Prepared, open_prepared, prepare, training_normalisation
 from thrifty.errors import ThriftyError
 from thrifty.inference import forward_padded, mean_dice
 from thrifty.losses import dice_ce
@@ -121,7 +121,7 @@ def make_trainee(
 
     store = prepared.store
     training = store.indices(splits.training)
-    normalisation = learn(store, training, study.data.normalisation)
+    normalisation = training_normalisation(study, store, splits)
     batches = Batches(store, tuple(training), normalisation, study.data, study.retrain.batch, seed, device)
     return Retraining(network, batches, store.indices(splits.selection), normalisation, study, device)
 

@@ -15,8 +15,7 @@ import torch
 
 from thrifty.config import Study
 from thrifty.data.batches import Batches
-from thrifty.data.normalise import learn
-from thrifty.data.prepare import Prepared, open_prepared
+from thrifty.data.prepare import Prepared, open_prepared, training_normalisation
 from thrifty.inference import mean_dice, pad_to_stride
 from thrifty.nets.recalibrate import recalibrate
 from thrifty.nets.supernet import HardNetwork, Supernet
@@ -74,7 +73,7 @@ class _Cases:
     def __init__(self, study: Study, prepared: Prepared, device: torch.device) -> None:
         self.study, self.store, self.device = study, prepared.store, device
         training = self.store.indices(prepared.splits.training)
-        self.normalisation = learn(self.store, training, study.data.normalisation)
+        self.normalisation = training_normalisation(study, self.store, prepared.splits)
         batches = Batches(self.store, tuple(training), self.normalisation, study.data, study.search.batch, SEED, device)
         self.images = [batches.plain(step)[0] for step in range(study.select.recalibrate)]
         self.selection = self.store.indices(prepared.splits.selection)

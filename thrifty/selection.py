@@ -36,7 +36,7 @@ FREE = "free"  # the path is left to the decoder
 
 @dataclass(frozen=True)
 class Group:
-    """The searches of one budget setting: they share width and levels, so each can score any candidate of the others."""
+    """One budget setting, with all searches of its width and levels, whatever their budget: each can score any candidate."""
 
     key: str
     budget: int
@@ -85,14 +85,15 @@ def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
     if not candidates:
         raise ThriftyError(f"{run.root} has no finished searches; run `thrifty search` with the same study first")
     space, store = run_space(study, run), prepared.store
-    groups: dict[str, Group] = {}
+    learnt: dict[tuple[int, int], dict[str, Distribution]] = {}
     for row in candidates:
-        key = f"b{row['budget']}_w{row['width']}_d{row['levels']}"
-        costs = Costs(space, row["width"], row["levels"], store.channels, store.classes)
-        group = groups.setdefault(key, Group(key, row["budget"], costs, {}))
-        learnt = read_json(run.search_trial(row["trial"]).distribution)
-        group.distributions[row["trial"]] = Distribution.from_json(space, learnt)
-    return [groups[key] for key in sorted(groups)]
+        distribution = Distribution.from_json(space, read_json(run.search_trial(row["trial"]).distribution))
+        learnt.setdefault((row["width"], row["levels"]), {})[row["trial"]] = distribution
+    groups = []
+    for budget, width, levels in sorted({(row["budget"], row["width"], row["levels"]) for row in candidates}):
+        costs = Costs(space, width, levels, store.channels, store.classes)
+        groups.append(Group(f"b{budget}_w{width}_d{levels}", budget, costs, learnt[width, levels]))
+    return groups
 
 
 class Record:
@@ -101,15 +102,15 @@ class Record:
     def __init__(self, run: Run) -> None:
         self.path = run.evaluations
         self.rows = read_jsonl(self.path)
-        self.known = {(row["group"], row["labelled"]): row for row in self.rows}
+        self.known = {row["labelled"]: row for row in self.rows}
 
-    def find(self, group: Group, genotype: Genotype) -> dict[str, Any] | None:
-        return self.known.get((group.key, labelled_key(genotype)))
+    def find(self, genotype: Genotype) -> dict[str, Any] | None:
+        return self.known.get(labelled_key(genotype))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
             self.rows.append(row)
-            self.known[row["group"], row["labelled"]] = row
+            self.known[row["labelled"]] = row
         write_jsonl(self.path, self.rows)
 
 
@@ -141,24 +142,24 @@ def _search_group(study: Study, run: Run, group: Group, record: Record) -> None:
     total = len(sources) + study.select.samples
     for start in range(0, total, study.select.batch):
         trials = [opt.ask() for _ in range(min(study.select.batch, total - start))]
-        genotypes = [propose(group, trial, sources) for trial in trials]
+        genotypes = [propose(group, trial, sources, study.select.seed) for trial in trials]
         _score_missing(study, run, group, record, trials, genotypes)
         for trial, genotype in zip(trials, genotypes, strict=True):
-            row = record.find(group, genotype)
+            row = record.find(genotype)
             assert row is not None
             trial.set_constraint("parameters", row["parameters"] - group.budget)
             opt.tell(trial, [row["score"], row["parameters"]])
 
 
-def propose(group: Group, trial: optuna.trial.Trial, sources: Sequence[str]) -> Genotype:
-    """The genotype of one Optuna trial; it never exceeds the budget."""
+def propose(group: Group, trial: optuna.trial.Trial, sources: Sequence[str], seed: int) -> Genotype:
+    """The genotype of one Optuna trial; it never exceeds the budget. Its noise comes from (seed, trial number, budget)."""
     paths = group.paths()
     source = trial.suggest_categorical("source", list(sources))
     size = trial.suggest_float("size", 0.5, 1.0)
     stray = trial.suggest_float("stray", 0.0, 2.0)
     path = trial.suggest_categorical("path", [FREE, *paths])
     learnt = mean_distribution([group.distributions[t] for t in group.trials]) if source == MEAN else group.distributions[source]
-    noisy = perturb(learnt, stray, np.random.default_rng([trial.number, group.budget]))
+    noisy = perturb(learnt, stray, np.random.default_rng([seed, trial.number, group.budget]))
     allowed = list(paths.values()) if path == FREE else [paths[path]]
     room = max(int(size * group.budget), min(group.smallest(p) for p in allowed))
     return decode(noisy, group.costs, room, allowed).genotype
@@ -197,7 +198,7 @@ def _score_missing(
 
     todo: dict[str, tuple[int, Genotype]] = {}
     for trial, genotype in zip(trials, genotypes, strict=True):
-        if record.find(group, genotype) is None:
+        if record.find(genotype) is None:
             todo.setdefault(labelled_key(genotype), (trial.number, genotype))
     resources = study.resources
     shared = {"run": str(run.root), "trials": group.trials, "cpus": resources.cpus_per_trial, "device": resources.device}

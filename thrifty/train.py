@@ -41,7 +41,7 @@ def seed_everything(seed: int, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report, checkpoint_every: int = 1) -> list[dict[str, Any]]:
+def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report) -> list[dict[str, Any]]:
     """Trains up to `epochs`, from the trial's checkpoint if there is one; returns the record of all epochs.
 
     A run that was stopped at any moment and resumed ends bit for bit like one that was not (same device, same threads):
@@ -56,9 +56,8 @@ def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report, chec
         row = {"epoch": index, **trainee.epoch(index)}
         row["seconds"] = time.perf_counter() - start
         record.append(row)
-        if (index + 1) % checkpoint_every == 0 or index + 1 == epochs:
-            _save(trainee, record, trial.checkpoint)
-            write_jsonl(trial.record, record)
+        _save(trainee, record, trial.checkpoint)
+        write_jsonl(trial.record, record)
         report(row)
     return record
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_search import SETTING, arguments, search_run
+from small_search import SEARCH, SETTING, arguments, search_run, search_study
 
 from thrifty.errors import ThriftyError
 from thrifty.nets.supernet_file import load_supernet
@@ -114,6 +114,16 @@ def test_too_many_levels_are_refused(tmp_path: Path) -> None:
     study, _, _ = search_run(tmp_path, budgets=[{"parameters": 9000, "levels": 5}])
     with pytest.raises(ThriftyError, match="5 levels, the space 'tiny' has at most 4"):
         settings_of(study, load_space("tiny"), 1, 2)
+
+
+def test_partial_channels_get_a_width_that_they_divide(tmp_path: Path) -> None:
+    space = load_space("thrifty")
+    for budget in (20_000, 40_000, 60_000):
+        study = search_study(space="thrifty", budgets=[budget], search=SEARCH | {"partial": 4})
+        assert settings_of(study, space, 1, 2)[0].width % 4 == 0
+    study = search_study(space="thrifty", budgets=[{"parameters": 60_000, "width": 26}], search=SEARCH | {"partial": 4})
+    with pytest.raises(ThriftyError, match=r"multiple of 4; the budget of 60,000 has \[26, 26"):
+        settings_of(study, space, 1, 2)
 
 
 def test_time_of_a_step_is_measured(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from random_distributions import random_distribution
 from thrifty.errors import ThriftyError
 from thrifty.space.cost import Costs, count
 from thrifty.space.decode import decode
-from thrifty.space.distribution import Distribution, uniform
+from thrifty.space.distribution import Distribution, from_logits, uniform
 from thrifty.space.genotype import CELL_TYPES, Cell, CellType, Genotype, check
 from thrifty.space.schema import load_space
 from thrifty.space.size import all_cells, all_genotypes
@@ -94,6 +94,21 @@ def test_ties_go_to_the_smaller_then_to_canonical_order() -> None:
     smallest = top[sizes[top] == sizes[top].min()]
     assert len(smallest) > 1
     assert decode(distribution, TINY).genotype == genotypes[smallest[0]]
+
+
+def test_ties_are_resolved_as_brute_force_does() -> None:
+    """Logits of 0 and 1 only, so that many genotypes are equally likely: log P, then size, then canonical order."""
+    genotypes, sizes = everything()
+    rng = np.random.default_rng(6)
+    for _ in range(100):
+        sources = [s for k in range(2) for s in range(k + 2)]
+        alpha = {t: [rng.integers(0, 2, 2).astype(float) for _ in sources] for t in CELL_TYPES}
+        beta = {t: [rng.integers(0, 2, k + 2).astype(float) for k in range(2)] for t in CELL_TYPES}
+        distribution = from_logits(TINY.space, 3, alpha, beta, [np.zeros(1)])
+        values, budget = np.round(log_probs(distribution), 9), int(rng.integers(sizes.min(), sizes.max() + 1))
+        fits = np.flatnonzero(sizes <= budget)
+        best = fits[np.lexsort((fits, sizes[fits], -values[fits]))[0]]
+        assert decode(distribution, TINY, budget).genotype == genotypes[best]
 
 
 def test_only_the_paths_asked_for() -> None:

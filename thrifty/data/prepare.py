@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from thrifty.config import Study, data_folder
+from thrifty.data.normalise import Normalisation, learn
 from thrifty.data.splits import Splits, make_splits, read_splits, write_splits
 from thrifty.data.store import Store, build_store, open_store
 from thrifty.errors import ThriftyError
@@ -29,6 +30,11 @@ def prepare(study: Study, run: Run) -> Prepared:
         splits = read_splits(data_folder(own), store) if own else make_splits(store, study.data)
         write_splits(run.splits, replace(splits, fingerprint=store.fingerprint))
     return open_prepared(run)
+
+
+def training_normalisation(study: Study, store: Store, splits: Splits) -> Normalisation:
+    """Learnt on the training cases (weights and architecture) alone; searches, selection and retraining use the same."""
+    return learn(store, store.indices(splits.training), study.data.normalisation)
 
 
 def open_prepared(run: Run) -> Prepared:

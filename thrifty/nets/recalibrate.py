@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from thrifty.nets.layers import Norm
 
@@ -16,7 +17,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Leaves the network in evaluation mode.
     """
-    norms = [module for module in network.modules() if isinstance(module, Norm)]
+    norms = [module for module in network.modules() if isinstance(module, (Norm, _BatchNorm))]  # the latter in ops of users
     before = [norm.momentum for norm in norms]
     network.train()
     for count, images in enumerate(batches, start=1):

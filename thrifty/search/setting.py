@@ -8,13 +8,11 @@ from typing import Any
 import torch
 
 from thrifty.config import Budget, Study
+from thrifty.data.report import most_levels
 from thrifty.errors import ThriftyError
 from thrifty.search.relaxation import ArchitectureParameters, ExpectedParameters
 from thrifty.space.cost import Costs
 from thrifty.space.schema import Space
-
-SMALLEST_GRID = 4
-"""The lowest level of a network should see at least so many pixels a side of a training patch."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,7 @@ class Setting:
 
 def derive_levels(space: Space, patch: tuple[int, int]) -> int:
     """The most levels, up to the space's own, with which the lowest level still sees 4x4 pixels of a patch."""
-    levels = space.levels
-    while levels > 2 and min(patch) // 2**levels < SMALLEST_GRID:
-        levels -= 1
-    return levels
+    return max(2, min(space.levels, most_levels(patch)))
 
 
 def expected_at_uniform(costs: Costs) -> float:
@@ -51,8 +46,8 @@ def expected_at_uniform(costs: Costs) -> float:
         return float(ExpectedParameters(costs)(architecture))
 
 
-def derive_width(space: Space, levels: int, channels: int, classes: int, budget: int) -> int:
-    """The largest width of the space at which an undecided search expects at most the budget.
+def derive_width(space: Space, levels: int, channels: int, classes: int, budget: int, partial: int = 1) -> int:
+    """The largest width of the space at which an undecided search expects at most the budget; a multiple of `partial`.
 
     So the budget lies in the middle of what that width can build, and a search can trade ops and nodes in both directions.
 
@@ -60,13 +55,16 @@ def derive_width(space: Space, levels: int, channels: int, classes: int, budget:
         ThriftyError: not even the smallest width has a network within the budget; names that size.
     """
     fitting = None
-    for width in space.width_choices():
+    choices = [width for width in space.width_choices() if width % partial == 0]
+    if not choices:
+        raise ThriftyError(f"no width of the space '{space.name}' is a multiple of search.partial={partial}; set it to 1")
+    for width in choices:
         costs = Costs(space, width, levels, channels, classes)
         if expected_at_uniform(costs) > budget:
             break
         fitting = width
     if fitting is None:
-        fitting = space.widths.smallest
+        fitting = choices[0]
         Costs(space, fitting, levels, channels, classes).check_budget(budget)
     return fitting
 
@@ -76,7 +74,13 @@ def settle(study: Study, space: Space, budget: Budget, channels: int, classes: i
     levels = budget.levels or derive_levels(space, study.data.patch_size)
     if levels > space.levels:
         raise ThriftyError(f"a budget asks for {levels} levels, the space '{space.name}' has at most {space.levels}")
-    width = budget.width or derive_width(space, levels, channels, classes, budget.parameters)
+    partial = study.search.partial
+    width = budget.width or derive_width(space, levels, channels, classes, budget.parameters, partial)
+    if partial > 1 and (width % partial or len(set(space.frame.widths(width, levels))) > 1):
+        raise ThriftyError(
+            f"search.partial={partial} needs one width on all rows that is a multiple of {partial}; the budget of "
+            f"{budget.parameters:,} has {list(space.frame.widths(width, levels))}; give another width, or set search.partial=1"
+        )
     Costs(space, width, levels, channels, classes).check_budget(budget.parameters)
     return Setting(budget.parameters, width, levels, budget.epochs or study.search.epochs)
 

@@ -10,8 +10,7 @@ import torch
 
 from thrifty.config import Study
 from thrifty.data.batches import Batches
-from thrifty.data.normalise import Normalisation, learn
-from thrifty.data.prepare import Prepared, open_prepared
+from thrifty.data.prepare import Prepared, open_prepared, training_normalisation
 from thrifty.inference import mean_dice, pad_to_stride
 from thrifty.nets.recalibrate import recalibrate
 from thrifty.nets.supernet import HardNetwork
@@ -78,7 +77,7 @@ def make_search(
 ) -> DifferentiableSearch:
     """A search with its two streams of batches; the normalisation is learnt on the training cases."""
     store, splits = prepared.store, prepared.splits
-    normalisation = learn_normalisation(study, prepared)
+    normalisation = training_normalisation(study, store, splits)
     shared = (normalisation, study.data, study.search.batch)
     data = SearchData(
         Batches(store, tuple(store.indices(splits.weights)), *shared, 2 * seed, device),
@@ -86,11 +85,6 @@ def make_search(
     )
     costs = Costs(space, setting.width, setting.levels, store.channels, store.classes)
     return DifferentiableSearch(costs, setting, study.search, data, device)
-
-
-def learn_normalisation(study: Study, prepared: Prepared) -> Normalisation:
-    """From weights and architecture cases, as in retraining."""
-    return learn(prepared.store, prepared.store.indices(prepared.splits.training), study.data.normalisation)
 
 
 def inherited_dice(study: Study, prepared: Prepared, search: DifferentiableSearch, decoded: Decoded) -> float:

@@ -85,8 +85,9 @@ def _best_pair(down: _Front, up: _Front, room: int | None) -> tuple[int, int]:
     fits = np.flatnonzero(partner >= 0)
     log_p = down.log_p[fits] + up.log_p[partner[fits]]
     cost = down.cost[fits] + up.cost[partner[fits]]
-    first = np.lexsort((cost, -log_p))[0]
-    return int(fits[first]), int(partner[fits[first]])
+    tied = fits[(log_p == log_p.max()) & (cost == cost[log_p == log_p.max()].min())]
+    first = min(tied, key=lambda i: (tuple(down.options[i]), tuple(up.options[partner[i]])))
+    return int(first), int(partner[first])
 
 
 class _CellFronts:

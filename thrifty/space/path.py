@@ -7,7 +7,6 @@ s_{levels-2}) keeps the s_d lowest nodes of diagonal d, X(1, d-1) .. X(s_d, d-s_
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 
 from thrifty.errors import ThriftyError
@@ -38,13 +37,8 @@ def check_path(path: Sequence[int], levels: int) -> tuple[int, ...]:
 
 
 def all_paths(levels: int) -> Iterator[tuple[int, ...]]:
-    """Every legal cell path, in canonical (lexicographic) order."""
+    """Every legal cell path, in canonical (lexicographic) order: 6, 24, 120 of them for 4, 5, 6 levels."""
     return itertools.product(*(range(d + 1) for d in searched_diagonals(levels)))
-
-
-def number_of_paths(levels: int) -> int:
-    """prod(d + 1, d = 1 .. levels-2): 6, 24, 120 for 4, 5, 6 levels."""
-    return math.prod(d + 1 for d in searched_diagonals(levels))
 
 
 def plain_path(levels: int) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 
 from thrifty.space.genotype import Cell, CellType, Edge, Genotype
@@ -42,8 +41,3 @@ def all_genotypes(space: Space, width: int, levels: int, channels: int, classes:
         for down in all_cells(space, "down"):
             for up in all_cells(space, "up"):
                 yield Genotype(down, up, path, width, levels, channels, classes, space.name, space.frame)
-
-
-def digits(space: Space, levels: int) -> float:
-    """Decimal logarithm of the number of genotypes."""
-    return math.log10(number_of_genotypes(space, levels))
