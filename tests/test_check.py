@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from thrifty.check import check_study, examine
 from thrifty.config import Study
 from thrifty.errors import ThriftyError
 from thrifty.results import open_run
-from thrifty.space.cost import count
+from thrifty.space.cost import Costs, count
 from thrifty.space.schema import load_space
 from thrifty.space.size import all_genotypes
 
@@ -56,6 +57,30 @@ def test_a_budget_below_the_smallest_network_names_that_size(results: Path) -> N
         list(examine(make_study(budgets=budgets), timing=False))
     budgets[0]["parameters"] = smallest
     assert list(examine(make_study(budgets=budgets), timing=False))
+
+
+@pytest.mark.parametrize("extra", [0, 1, 300])
+def test_a_budget_just_above_the_smallest_network_is_looked_at_quickly(results: Path, extra: int) -> None:
+    """Of the random networks of this space hardly one is so small."""
+    costs = Costs(load_space("thrifty"), 8, 4, 1, 2)
+    budgets = [{"parameters": costs.smallest() + extra, "width": 8, "levels": 4}]
+    start = time.perf_counter()
+    lines = list(examine(make_study(space="thrifty", budgets=budgets), timing=False))
+    assert any("(4 networks x 3 seeds x 2 folds)" in line for line in lines) and time.perf_counter() - start < 10
+
+
+def test_a_study_that_needs_the_gpu_of_a_cluster_is_not_timed_here(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "cluster:6379")
+    monkeypatch.setattr("thrifty.preflight.gpus", list)
+    lines = list(examine(make_study(resources={"device": "cuda", "gpus_per_trial": 1}), timing=True))
+    assert "cost: not timed, the trials need a GPU and this machine has none" in lines
+
+
+def test_a_file_in_place_of_the_run_folder_is_told(results: Path) -> None:
+    results.mkdir()
+    (results / "looked_at").touch()
+    with pytest.raises(ThriftyError, match="looked_at is a file, where the run folder should be"):
+        list(examine(make_study(), timing=False))
 
 
 def test_too_many_levels_and_an_idle_gpu_are_warned_about(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import thrifty
 from thrifty import cli
 from thrifty import results as results_module
 from thrifty.errors import ThriftyError
-from thrifty.results import write_file, write_text
+from thrifty.results import read_jsonl, write_file, write_text
 
 Call = Callable[..., tuple[int, str, str]]
 STUDY = {
@@ -149,6 +149,55 @@ def test_mistakes_of_a_space_are_told_before_anything_is_written(call: Call, stu
     assert not results.exists()
 
 
+def test_bad_data_leave_nothing_and_the_corrected_study_is_accepted(
+    call: Call, study: str, results: Path, stage: Callable
+) -> None:
+    stage(lambda read, run: None)
+    code, _, err = call("run", study, "data.source=nowhere")
+    assert "nowhere" in one_line_error(code, err) and not results.exists()
+    assert call("run", study)[0] == 0 and (results / "mini" / "splits.json").is_file()
+
+
+def test_a_budget_too_small_leaves_nothing_of_its_own(call: Call, study: str, results: Path, stage: Callable) -> None:
+    stage(lambda read, run: None)
+    (results / "other").mkdir(parents=True)
+    code, _, err = call("search", study, "budgets=50")
+    text = one_line_error(code, err)
+    assert "below the smallest network" in text and "too small for a scaled U-Net" in text
+    assert list(results.iterdir()) == [results / "other"]
+    genotype = results / "mini" / "genotype_50.json"
+    genotype.parent.mkdir()
+    genotype.write_text("{}")
+    one_line_error(*call("retrain", study, "budgets=50")[::2])
+    assert list(genotype.parent.iterdir()) == [genotype], "what the user put there stays"
+    assert call("search", study)[0] == 0
+
+
+def test_a_run_that_has_begun_is_kept_whatever_is_asked_of_it(call: Call, study: str, results: Path, stage: Callable) -> None:
+    stage(lambda read, run: None)
+    assert call("search", study)[0] == 0
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    one_line_error(*call("search", study, "resources.device=cuda", "resources.gpus_per_trial=0")[::2])
+    assert before == {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+
+
+def test_a_failure_or_an_interrupt_after_the_start_keeps_the_run(call: Call, study: str, results: Path, stage: Callable) -> None:
+    for end in (ThriftyError("2 of 3 trials failed"), KeyboardInterrupt()):
+
+        def stop(read: object, run: object, end: BaseException = end) -> None:
+            raise end
+
+        stage(stop)
+        one_line_error(*call("search", study)[::2])
+        assert (results / "mini" / "run.yaml").is_file() and (results / "mini" / "data").is_dir()
+
+
+@pytest.mark.parametrize("verb", ["select", "retrain", "evaluate", "report"])
+def test_a_later_stage_alone_makes_no_run_folder(call: Call, study: str, results: Path, verb: str) -> None:
+    code, _, err = call(verb, study)
+    assert "there is no run folder" in one_line_error(code, err) and not results.exists()
+
+
 def test_the_results_folder_of_another_study_is_refused(call: Call, study: str, results: Path, stage: Callable) -> None:
     stage(lambda read, run: None)
     assert call("search", study)[0] == 0
@@ -253,7 +302,7 @@ def test_ctrl_c_during_a_search_exits_2_and_the_search_can_go_on(study: str, res
     command = [sys.executable, "-W", "error", "-m", "thrifty", "search", study]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     limit = time.monotonic() + 90
-    while not list(results.glob("mini/search/*/checkpoint.pt")):
+    while not any(len(read_jsonl(path)) >= 2 for path in results.glob("mini/search/*/epochs.jsonl")):
         assert started.poll() is None and time.monotonic() < limit, started.communicate()
         time.sleep(0.05)
     os.killpg(started.pid, signal.SIGINT)
@@ -264,3 +313,10 @@ def test_ctrl_c_during_a_search_exits_2_and_the_search_can_go_on(study: str, res
     (folder,) = results.glob("mini/search/*/")
     assert (folder / "checkpoint.pt").is_file() and not (folder / "result.json").exists()
     assert not list(folder.glob(".*.part"))
+    before = read_jsonl(folder / "epochs.jsonl")
+    assert 2 <= len(before) < 40
+    again = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (folder / "result.json").is_file() and (results / "mini" / "candidates.jsonl").is_file()
+    after = read_jsonl(folder / "epochs.jsonl")
+    assert len(after) == 40 and after[: len(before)] == before, "with the seconds they took then: they were not done again"

@@ -35,7 +35,11 @@ def test_every_mistake_is_told_at_once_with_the_nearest_name(tmp_path: Path) -> 
     assert "unknown key 'serch'; did you mean 'search'?" in message
     assert "unknown key 'search.epoch'; did you mean 'epochs'?" in message
     assert "'search.batch' is 'many'" in message and "'data.foreground' is 2" in message
-    assert "unetp" in message and "'retrain.seeds" in message
+    assert (
+        "'retrain.baselines.0' is 'unetp'" in message
+        and "did you mean 'unetpp'?" in message
+        and "'retrain.seeds' is 0" in message
+    )
     assert "mistakes" in message and "\n" not in message and str(tmp_path) in message
 
 
@@ -51,8 +55,18 @@ def test_a_mistake_inside_a_list_finds_its_section(tmp_path: Path) -> None:
         ("name: a\n", "'budgets' is missing"),
         ("name: ../a\nbudgets: 9000\n", "'name' is '../a'"),
         ("name: a\nbudgets: []\n", "'budgets' is"),
-        ("name: a\nbudgets: [9000, 9000]\n", "budgets has the same entry twice"),
-        ("name: a\nbudgets: 9000\nseeds: [1, 1]\n", "seeds has the same entry twice"),
+        ("name: a\nbudgets: [9000, 9000]\n", "'budgets' is [9000, 9000]: it has the same entry twice"),
+        ("name: a\nbudgets: 9000\nseeds: [1, 1]\n", "'seeds' is [1, 1]: it has the same entry twice"),
+        ("name: a\nbudgets: 9000\nretrain: {seeds: [2, 2]}\n", "'retrain.seeds' is [2, 2]: it has the same entry twice"),
+        ("name: a\nbudgets: 9000\nseeds: []\n", "'seeds' is []: give a number of seeds"),
+        ("name: a\nbudgets: 9000\nseeds: true\n", "'seeds' is True: give a number of seeds"),
+        ("name: a\nbudgets: 9000\nseeds: [0, -1]\n", "each from 0 to 4294967295"),
+        ("name: a\nbudgets: 9000\nretrain: {seeds: []}\n", "'retrain.seeds' is []: give a number of seeds"),
+        ("name: a\nbudgets: 9000\nselect: {seed: -1}\n", "'select.seed' is -1"),
+        ("name: a\nbudgets: 9000\nselect: {seed: 4294967296}\n", "'select.seed' is 4294967296"),
+        ("name: a\nbudgets: 9000\ndata: {patch: [1, 2, 3]}\n", "two as [rows, columns]"),
+        ("name: a\nbudgets: 1e4\n", "'budgets.0.parameters' is '1e4'"),
+        ("name: a\nbudgets: 9000\nsearch: 7\n", "keys are epochs, steps"),
         ("name: a\nbudgets: 9000\ndata: {fractions: {test: 0.9}}\n", "sum to"),
         ("name: a\nbudgets: 9000\nsearch: {penalty: .nan}\n", "finite"),
         ("- a\n- b\n", "holds list, a mapping"),
@@ -65,6 +79,36 @@ def test_a_bad_study_is_one_clear_line(tmp_path: Path, text: str, words: str) ->
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["seeds: few", "budgets: [{parameters: 0}]", "data: {patch: none}", "retrain: {seeds: [a, b]}"])
+def test_one_mistake_is_one_message_in_words_of_the_study(tmp_path: Path, text: str) -> None:
+    rest = "name: a\n" if text.startswith("budgets") else "name: a\nbudgets: 9000\n"
+    with pytest.raises(ThriftyError) as caught:
+        read_study(write(tmp_path, f"{rest}{text}\n"))
+    message = str(caught.value)
+    assert "mistakes" not in message and "constrained" not in message and "uple" not in message
+    assert message.count(" is ") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("search: {epochs: 5}", "search: {epochs: 6}"),
+        ("search: {epochs: 9, warmup: 9}", "search: {epochs: 9, warmup: 8}"),
+        ("budgets: [9000, {parameters: 5000, epochs: 4}]", "budgets: [9000, {parameters: 5000, epochs: 6}]"),
+    ],
+)
+def test_a_search_that_would_only_warm_up_is_refused(tmp_path: Path, text: str, good: str) -> None:
+    rest = "name: a\nbudgets: 9000\n" if text.startswith("search") else "name: a\n"
+    with pytest.raises(ThriftyError, match=r"search.warmup is [59], but .* has only [459] epochs; nothing would be searched"):
+        read_study(write(tmp_path, f"{rest}{text}\n"))
+    assert read_study(write(tmp_path, f"{rest}{good}\n")).search.warmup
+
+
+def test_a_warm_up_too_long_is_told_with_the_other_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ThriftyError, match=r"3 mistakes: .*seeds.*search.warmup is 5.*unknown key 'serch'"):
+        read_study(write(tmp_path, "name: a\nbudgets: 9000\nsearch: {epochs: 2}\nseeds: []\nserch: 1\n"))
+
+
 def test_a_missing_or_binary_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ThriftyError, match="no such file"):
         read_study(tmp_path / "absent.yaml")
@@ -75,8 +119,8 @@ def test_a_missing_or_binary_file_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_overrides_are_read_as_yaml_and_checked_like_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
-    study = read_study(path, ["search.epochs=5", "seeds=[4, 7]", "name=other", "data.patch=[32, 48]", "resources.device=cpu"])
-    assert (study.search.epochs, study.search_seeds, study.name) == (5, (4, 7), "other")
+    study = read_study(path, ["search.epochs=40", "seeds=[4, 7]", "name=other", "data.patch=[32, 48]", "resources.device=cpu"])
+    assert (study.search.epochs, study.search_seeds, study.name) == (40, (4, 7), "other")
     assert study.data.patch_size == (32, 48) and study.resources.device == "cpu"
     with pytest.raises(ThriftyError, match=r"unknown key 'search.epocs'; did you mean 'epochs'\?"):
         read_study(path, ["search.epocs=5"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from thrifty.data.prepare import open_prepared
 from thrifty.errors import ThriftyError
 from thrifty.inference import predict_cases
 from thrifty.metrics import case_metrics
-from thrifty.model import load_model
+from thrifty.model import load_model, weights_hash
 from thrifty.networks import read_networks, trial_arguments, trial_keys
 from thrifty.results import Run, read_json, write_json
+from thrifty.summary import summarise
 
 STUDY = small_study(recipe={"epochs": 1, "steps": 1, "validate_every": 1})
 NAMES = [f"found_{BUDGET}", f"random_{BUDGET}_0", f"scaled_unet_{BUDGET}"]
@@ -48,6 +48,10 @@ def evaluated(trained: Run) -> Iterator[Run]:
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def pictures_of(run: Run) -> list[Path]:
+    return sorted(run.example("any", "any").parents[1].glob("*/*"))
 
 
 def test_every_test_case_is_measured_once_for_each_run_and_class(evaluated: Run) -> None:
@@ -92,7 +96,10 @@ def test_summary_agrees_with_the_table(evaluated: Run) -> None:
 
 def test_examples_are_the_predictions_of_the_first_seed(evaluated: Run) -> None:
     listed, store = read_json(evaluated.examples), open_prepared(evaluated).store
-    assert {entry["network"] for entry in listed} == set(NAMES) and {entry["seed"] for entry in listed} == {0}
+    assert {entry["network"] for entry in listed} == set(NAMES)
+    assert {(entry["seed"], entry["fold"]) for entry in listed} == {(0, None)}
+    assert all(entry["weights_sha256"] == weights_hash(evaluated.retrain_trial(entry["network"], 0)) for entry in listed)
+    assert {path.relative_to(evaluated.root).as_posix() for path in pictures_of(evaluated)} == {e["file"] for e in listed}
     rows = [row for row in table(evaluated.per_case) if row["seed"] == "0"]
     for entry in listed:
         labels = imread(evaluated.root / entry["file"])
@@ -106,13 +113,16 @@ def test_examples_are_the_predictions_of_the_first_seed(evaluated: Run) -> None:
 
 
 def test_examples_are_worst_median_and_best_by_the_first_run() -> None:
-    def row(seed: int, case: str, dice: float) -> dict[str, Any]:
-        return {"network": "found_1", "seed": seed, "fold": None, "case": case, "dice": dice}
+    def row(seed: int, case: str, dice: float, number: int = 1) -> dict[str, Any]:
+        shared = {"class": number, "truth_pixels": 0 if number == 2 else 5}
+        return {"network": "found_1", "seed": seed, "fold": None, "case": case, "dice": dice, **shared}
 
     first = [row(0, case, dice) for case, dice in (("a", 0.5), ("b", 0.1), ("c", 0.9), ("d", 0.7), ("e", 0.2))]
     second = [row(1, case, 0.0) for case in "abcde"]
     assert evaluate.example_cases(first + second) == [("b", "worst", 0.1), ("a", "median", 0.5), ("c", "best", 0.9)]
     assert evaluate.example_cases(first[:1]) == [("a", "worst", 0.5)]
+    absent = [row(0, "b", 1.0, 2), row(0, "a", 0.0, 2)]
+    assert evaluate.example_cases(first[:2] + absent) == [("b", "worst", 0.1), ("a", "best", 0.5)]
 
 
 def test_stage_again_does_nothing_anew(evaluated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,16 +141,71 @@ def test_network_that_was_trained_anew_is_measured_anew(evaluated: Run) -> None:
     measured = evaluated.evaluate_trial(*key).result.read_bytes()
     try:
         write_json(evaluated.retrain_trial(*key).result, result | {"weights_sha256": "other"})
-        pictures = evaluated.root / "evaluate" / "examples"
-        shutil.copytree(pictures, pictures.with_name("kept"))
         evaluate.forget_stale(evaluated, [key])
         assert not evaluated.evaluate_trial(*key).done
-        assert not list((pictures / NAMES[0]).glob("*.png")) and list((pictures / NAMES[1]).glob("*.png"))
     finally:
         write_json(evaluated.retrain_trial(*key).result, result)
         evaluated.evaluate_trial(*key).result.write_bytes(measured)
-        shutil.rmtree(pictures)
-        pictures.with_name("kept").rename(pictures)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"fold": 0}, {"weights_sha256": "other"}])
+def test_pictures_of_another_run_are_drawn_anew(evaluated: Run, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
+    """As where seed 1 was the first to finish: its pictures have the names that those of seed 0 get later."""
+    before = {path: path.read_bytes() for path in pictures_of(evaluated)}
+    listed = read_json(evaluated.examples)
+    write_json(evaluated.examples, [row | change if row["network"] == NAMES[0] else row for row in listed])
+    for path in before:
+        path.write_bytes(b"another run's")
+    left = evaluated.example(NAMES[0], "no_longer_listed")
+    left.touch()
+    monkeypatch.setattr(trials, "run_trials", run_here)
+    try:
+        evaluate.run_stage(STUDY, evaluated)
+        assert read_json(evaluated.examples) == listed and not left.exists()
+        for path, picture in before.items():
+            assert path.read_bytes() == (picture if path.parent.name == NAMES[0] else b"another run's")
+    finally:
+        for path, picture in before.items():
+            path.write_bytes(picture)
+        write_json(evaluated.examples, listed)
+
+
+def test_interrupted_drawing_leaves_no_list_of_wrong_pictures(evaluated: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = read_json(evaluated.examples)
+    write_json(evaluated.examples, [row | {"seed": 1} for row in listed])
+    monkeypatch.setattr(trials, "run_trials", run_here)
+    monkeypatch.setattr(evaluate, "write_labels", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run_stage(STUDY, evaluated)
+    assert not evaluated.examples.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(trials, "run_trials", run_here)
+    evaluate.run_stage(STUDY, evaluated)
+    assert read_json(evaluated.examples) == listed
+
+
+def test_a_class_that_no_test_case_holds_does_not_raise_the_mean(evaluated: Run) -> None:
+    """Of three classes only the first is in the test set, and all networks miss it: Dice is 0, not 2/3."""
+    keys = [(NAMES[0], seed, None) for seed in (0, 1)]
+    rows = []
+    for key in keys:
+        for case in open_prepared(evaluated).splits.test:
+            for number, (dice, pixels) in enumerate([(0.0, 9), (1.0, 0), (1.0, 0)], start=1):
+                identity = dict(zip(evaluate.RUN_COLUMNS, key, strict=True))
+                place = {"case": case, "patient": case, "volume": "v", "class": number, "label": f"organ {number}", "unit": "px"}
+                scores = {"dice": dice, "iou": dice, "hd95": 10.0 * (1 - dice)}
+                counts = {"truth_pixels": pixels, "predicted_pixels": 0, "shared_pixels": 0}
+                rows.append({**identity, **place, **scores, **counts})
+    volumes = evaluate.per_volume(rows)
+    summary = summarise(STUDY, evaluated, open_prepared(evaluated), keys, [], rows, volumes)
+    (network,) = summary["networks"]
+    assert network["dice"]["mean"] == network["iou"]["mean"] == network["dice_volume"] == 0.0
+    assert network["hd95"]["mean"] == 10.0 and network["dice_per_class"] == {"organ 1": 0.0}
+    assert summary["notes"] == [f"class organ {n} is in no test case; no mean counts it" for n in (2, 3)]
+    empty = [row | {"truth_pixels": 0, "dice": 1.0} for row in rows]
+    summary = summarise(STUDY, evaluated, open_prepared(evaluated), keys, [], empty, [])
+    assert summary["networks"][0]["dice"]["mean"] == 1.0
+    assert summary["notes"] == ["no test case holds any class but the background: Dice says only whether anything was claimed"]
 
 
 def test_volumes_pool_the_pixels_of_their_slices() -> None:

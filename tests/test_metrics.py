@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
-from thrifty.metrics import case_metrics, dice_of, foreground_dice, iou_of, pixel_counts
+from thrifty.metrics import case_metrics, dice_of, foreground_dice, iou_of, pixel_counts, present_classes
 
 
 def blobs(seed: int, classes: int = 3, shape: tuple[int, int] = (23, 31)) -> np.ndarray:
@@ -85,6 +85,18 @@ def test_policy_for_empty_masks(spacing: tuple[float, float] | None, diagonal: f
         assert row.hd95 == pytest.approx(diagonal)
     assert foreground_dice(empty, empty, 2) == 1.0
     assert foreground_dice(one, empty, 2) == 0.0
+
+
+def test_a_class_that_no_case_holds_is_not_counted() -> None:
+    """Of three classes only the first occurs, in the second case alone: also where another was claimed."""
+    rows = [{"class": k, "truth_pixels": n, "predicted_pixels": 7} for k, n in ((1, 0), (2, 0), (3, 0), (1, 4), (2, 0), (3, 0))]
+    assert present_classes(rows) == {1}
+    as_read = [{key: str(value) for key, value in row.items()} for row in rows]
+    assert present_classes(as_read) == {1}
+    assert present_classes(rows[:3]) == {1, 2, 3}, "with no class at all every claim is wrong, so all count"
+    truth = np.array([[0, 1]])
+    assert foreground_dice(np.zeros_like(truth), truth, 4) == pytest.approx(2 / 3)
+    assert foreground_dice(np.zeros_like(truth), truth, 4, {1}) == 0.0
 
 
 def test_counts_add_up_over_slices() -> None:

@@ -265,3 +265,17 @@ def test_the_choice_is_the_same_on_one_worker_and_on_two(run: Run, ray_local: No
         study = study_of(samples=2).model_copy(update={"resources": Resources(concurrent=concurrent, device="cpu")})
         selection.run_stage(study, here)
     assert rows_of(run) == rows_of(other)
+
+
+def test_candidates_without_a_key_are_one_line(run: Run) -> None:
+    write_jsonl(run.candidates, [{"trial": "x", "budget": 3000}])
+    with pytest.raises(ThriftyError, match=r"candidates\.jsonl has rows without levels, width"):
+        selection.run_stage(study_of(), run)
+
+
+def test_norms_inside_a_users_op_are_recalibrated_too() -> None:
+    norm = torch.nn.BatchNorm2d(2)
+    recalibrate(norm, [torch.full((2, 2, 3, 3), 5.0), torch.full((2, 2, 3, 3), 7.0)])
+    assert norm.running_mean is not None
+    assert norm.running_mean.tolist() == pytest.approx([6.0, 6.0])
+    assert norm.momentum == 0.1

@@ -123,8 +123,10 @@ def test_ledger_adds_up_hours_by_stage(tmp_path: Path) -> None:
     write_json(run.retrain_trial("unet", 0).result, {"trial": "unet/seed_0", "seconds": 7200, "cpus": 1, "gpus": 1})
     write_json(run.evaluate_trial("unet", 0).result, {"trial": "unet/seed_0", "seconds": 36, "cpus": 1, "gpus": 0})
     found = ledger(run)
-    assert found["cost"]["search"] == {"trials": 2, "seconds": 5400, "cpu_hours": 3.0, "gpu_hours": 0.5}
-    assert found["cost"]["retrain"] == {"trials": 1, "seconds": 7200, "cpu_hours": 2.0, "gpu_hours": 2.0}
+    assert found["cost"]["search"] == {"trials": 2, "seconds": 5400, "useful_seconds": 5400, "cpu_hours": 3.0, "gpu_hours": 0.5}
+    assert found["cost"]["retrain"] == {
+        "trials": 1, "seconds": 7200, "useful_seconds": 7200, "cpu_hours": 2.0, "gpu_hours": 2.0
+    }  # fmt: skip
     assert found["cost"]["evaluate"]["cpu_hours"] == pytest.approx(0.01)
     assert [(t["stage"], t["trial"]) for t in found["trials"]] == [
         ("search", "s0"),
@@ -132,6 +134,33 @@ def test_ledger_adds_up_hours_by_stage(tmp_path: Path) -> None:
         ("retrain", "unet/seed_0"),
         ("evaluate", "unet/seed_0"),
     ]
+
+
+def manifest_row(name: str, seconds: float, attempts: int, cpus: int = 2, gpus: float = 0.5) -> dict:
+    hours = {"cpu_hours": round(seconds * cpus / 3600, 6), "gpu_hours": round(seconds * gpus / 3600, 6)}
+    return {"name": name, "attempts": attempts, "seconds": seconds, **hours, "arguments": {"cpus": cpus, "gpus": gpus}}
+
+
+def test_ledger_counts_what_faults_and_starts_have_cost(tmp_path: Path) -> None:
+    """s0 was tried three times, s1 has failed; s2 has only its result, s3 an account that began after it; s4 never ran."""
+    run = Run(tmp_path)
+    for name, seconds in (("s0", 3600), ("s2", 1800), ("s3", 900)):
+        write_json(run.search_trial(name).result, {"trial": name, "seconds": seconds, "cpus": 2, "gpus": 0.5})
+    rows = [manifest_row("s0", 5400, 3), manifest_row("s1", 720, 4), manifest_row("s3", 0.0, 0), manifest_row("s4", 0.0, 0)]
+    write_json(run.search / "trials.json", {"schema": 1, "stage": "search", "trials": rows})
+    write_json(run.select_result, {"trial": "select", "seconds": 360, "cpus": 1, "gpus": 0})
+    found = ledger(run)
+    trials = {t["trial"]: t for t in found["trials"]}
+    assert list(trials) == ["s0", "s1", "s2", "s3", "select"]
+    assert {t: row["seconds"] for t, row in trials.items()} == {"s0": 5400, "s1": 720, "s2": 1800, "s3": 900, "select": 360}
+    assert {t: row["useful_seconds"] for t, row in trials.items()} == {
+        "s0": 3600, "s1": 0, "s2": 1800, "s3": 900, "select": 360
+    }  # fmt: skip
+    assert {t: row["attempts"] for t, row in trials.items()} == {"s0": 3, "s1": 4, "s2": None, "s3": None, "select": None}
+    cost = found["cost"]["search"]
+    assert (cost["trials"], cost["seconds"], cost["useful_seconds"]) == (3, 8820, 6300), "three have finished"
+    assert (cost["cpu_hours"], cost["gpu_hours"]) == pytest.approx((2 * 8820 / 3600, 0.5 * 8820 / 3600))
+    assert found["cost"]["select"]["trials"] == 1 and found["cost"]["select"]["useful_seconds"] == 360
 
 
 def test_lacking_random_genotypes_are_noted() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,10 +21,11 @@ import psutil
 import pytest
 from toy_trials import count_trial, expected, square
 
+from thrifty import manifest, trials
 from thrifty.config import Resources
 from thrifty.errors import ThriftyError
-from thrifty.results import Run, Trial, read_json
-from thrifty.trials import Spec, map_batches, run_trials
+from thrifty.results import Run, Trial, read_json, user_errors, write_json
+from thrifty.trials import Spec, map_batches, run_trials, tune
 
 ONE = Resources(max_failures=2)
 
@@ -62,6 +66,15 @@ def test_a_killed_worker_is_retried_from_its_checkpoint_and_others_go_on(run: Ru
 
 
 @pytest.mark.usefixtures("ray_local")
+def test_a_trial_whose_worker_died_with_its_result_written_is_not_trained_again(run: Run) -> None:
+    spec = make_spec(run, "late", die_after=True)
+    run_trials("search", count_trial, [spec], ONE, run)
+    assert value_of(spec) == expected(3, 4)
+    assert (spec.trial.folder / "log").read_text().split() == ["0", "1", "2", "3"]
+    assert (manifest_rows(run)["late"]["status"], manifest_rows(run)["late"]["attempts"]) == ("done", 2)
+
+
+@pytest.mark.usefixtures("ray_local")
 def test_finished_trials_are_not_called_again(run: Run) -> None:
     first, second = make_spec(run, "first"), make_spec(run, "second", seed=4)
     run_trials("search", count_trial, [first], ONE, run)
@@ -95,6 +108,69 @@ def test_failing_trials_are_named_with_their_reason_and_stop_no_other(run: Run) 
 
 
 @pytest.mark.usefixtures("ray_local")
+def test_exceptions_are_not_tried_again_for_ever_where_dead_workers_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trials.EXCEPTIONS == 3
+    monkeypatch.setattr(trials, "EXCEPTIONS", 1)  # quicker
+    raises, killed = make_spec(run, "raises", raise_at=2), make_spec(run, "killed", die_at=2)
+    with pytest.raises(ThriftyError, match=r"^1 of 2 trials of search failed: raises: the loss is not a number;"):
+        run_trials("search", count_trial, [raises, killed], Resources(max_failures=-1), run)
+    rows = manifest_rows(run)
+    assert (rows["raises"]["attempts"], rows["raises"]["status"]) == (2, "failed")
+    assert (rows["killed"]["attempts"], rows["killed"]["status"]) == (2, "done")
+    assert "ValueError" in raises.trial.error.read_text()
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_a_disk_that_fills_up_under_the_driver_is_one_line(run: Run, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [make_spec(run, "first"), make_spec(run, "second")]
+    full = []
+
+    def write(path: Path, value: dict) -> None:
+        full.extend(row["name"] for row in value["trials"] if row["status"] == status)
+        if not full:
+            write_json(path, value)
+            return
+        with user_errors(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(manifest, "write_json", write)
+    with pytest.raises(ThriftyError) as caught:
+        run_trials("search", count_trial, specs, Resources(concurrent=1), run)
+    assert str(caught.value).startswith(f"{run.search / 'trials.json'} cannot be written: the disk is full")
+    assert "\n" not in str(caught.value) and not specs[1].trial.done, "no further trial was begun"
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_an_error_of_ray_tune_itself_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(self: object) -> None:
+        raise tune.TuneError("Traceback (most recent call last):\n  File x\nOSError: [Errno 5] Input/output error\n")
+
+    monkeypatch.setattr(tune.Tuner, "fit", fit)
+    with pytest.raises(ThriftyError, match=r"^Ray stopped search: OSError: \[Errno 5\] Input/output error; run the same command"):
+        run_trials("search", count_trial, [make_spec(run, "one")], ONE, run)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_share_of_a_gpu_is_what_tune_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no GPU here, so Tune is asked and does not answer."""
+    asked = []
+
+    class Tuner:
+        def __init__(self, trainable: Any, **settings: Any) -> None:
+            asked.append(trainable._resources.required_resources)
+
+        def fit(self) -> None:
+            raise tune.TuneError("no GPU")
+
+    monkeypatch.setattr(tune, "Tuner", Tuner)
+    monkeypatch.setattr(trials, "_check_resources", lambda resources: None)
+    with pytest.raises(ThriftyError, match="no GPU"):
+        run_trials("search", count_trial, [make_spec(run, "half")], Resources(cpus_per_trial=2, gpus_per_trial=0.5), run)
+    assert asked == [{"CPU": 2, "GPU": 0.5}]
+
+
+@pytest.mark.usefixtures("ray_local")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_cleanly_and_the_same_call_goes_on(run: Run, number: int) -> None:
     spec = make_spec(run, "slow", sleep=0.3)
@@ -112,6 +188,22 @@ def test_a_signal_stops_cleanly_and_the_same_call_goes_on(run: Run, number: int)
     assert manifest_rows(run)["slow"]["status"] == "interrupted"
     run_trials("search", count_trial, [spec], ONE, run)
     assert value_of(spec) == expected(3, 4)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_signal_counts_even_if_all_trials_are_done_by_then(run: Run) -> None:
+    """Otherwise the next stage would start."""
+    spec = make_spec(run, "late", linger=1.0)
+
+    def interrupt() -> None:
+        while not spec.trial.done:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(ThriftyError, match="interrupted: 1 of 1 trials of search are done; run the same command to go on"):
+        run_trials("search", count_trial, [spec], ONE, run)
+    assert manifest_rows(run)["late"]["status"] == "done"
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -187,7 +279,7 @@ def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("ray_local", "ray_folder")
 def test_what_a_killed_driver_left_is_taken_up(run: Run) -> None:
-    """The first driver has a Ray of its own and is killed with it; the second one, here, finishes."""
+    """The first driver has a Ray of its own and is killed with it; the second one, here, is refused before and finishes then."""
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     command = [sys.executable, "-W", "error", "-c", DRIVER, str(run.root)]
     first = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -196,6 +288,10 @@ def test_what_a_killed_driver_left_is_taken_up(run: Run) -> None:
     while not (log.is_file() and len(log.read_text().split()) >= 2):
         assert first.poll() is None and time.monotonic() < limit, first.communicate()[0]
         time.sleep(0.05)
+    scratch = set((run.search / ".tune").rglob("*"))
+    with pytest.raises(ThriftyError, match=rf"in use by process {first.pid} on {re.escape(socket.gethostname())}[;:]") as caught:
+        run_trials("search", count_trial, make_specs(run, sleep=0.0), ONE, run)
+    assert "\n" not in str(caught.value) and scratch and scratch <= set((run.search / ".tune").rglob("*"))
     first.kill()
     assert first.communicate()[0].decode().count("\n") == 3, "it says what starts and ends, and nothing else"
     assert Trial(run.search / "quick").done and not Trial(run.search / "slow").done

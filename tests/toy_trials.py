@@ -16,6 +16,7 @@ def count_trial(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
     """Adds up epochs from its own checkpoint; its result depends on every epoch having been done exactly once, in order.
 
     `die_at` and `raise_at` (epochs) happen before that epoch is kept; `die_at` only as long as the file `spared` is absent.
+    `die_after` dies with the result written and the checkpoint gone, each time; `linger` (seconds) ends that much later.
     """
     state = read_json(trial.checkpoint) if trial.checkpoint.is_file() else {"epoch": 0, "value": arguments["seed"]}
     for epoch in range(state["epoch"], arguments["epochs"]):
@@ -31,6 +32,10 @@ def count_trial(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
         report({"epoch": epoch, "dice": epoch / 10, "seconds": 0.01, "genotype": {"not": "a number"}})
     if not arguments.get("forget"):
         write_json(trial.result, {"value": state["value"]})
+    if arguments.get("die_after"):
+        trial.checkpoint.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(arguments.get("linger", 0.0))
 
 
 def expected(seed: int, epochs: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from thrifty.config import Study, results_folder
 from thrifty.console import format_seconds
+from thrifty.doctor import LITTLE_GIB, free_gib
 from thrifty.environment import gpus, usable_cores
-from thrifty.results import Run, open_run
+from thrifty.preflight import gpu_is_elsewhere, validate
+from thrifty.results import Run, check_run
 from thrifty.space.cost import Costs
 from thrifty.space.schema import Space, load_space
 from thrifty.space.size import number_of_genotypes
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from thrifty.data.prepare import Prepared
     from thrifty.nets.build import NetworkSpec
     from thrifty.search.setting import Setting
-
-LITTLE_GIB = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,24 @@ def check_study(study: Study, timing: bool = True) -> None:
 def examine(study: Study, timing: bool) -> Iterator[str]:
     from thrifty.data.prepare import prepare
     from thrifty.data.report import describe
-    from thrifty.search.setting import settings_of
 
     space = load_space(study.space, study.allow_code)
     root = results_folder(study.name)
-    if (root / "run.yaml").is_file():
-        open_run(root, study)  # only compares
+    check_run(root, study)
     with tempfile.TemporaryDirectory(prefix="thrifty_check_") as folder:
         prepared = prepare(study, Run(Path(folder)))
         data = describe(study.data, prepared.store, prepared.splits)
         yield from data.lines()
-        settings = settings_of(study, space, prepared.store.channels, prepared.store.classes)
+        settings = validate(study, prepared, space)
         for setting in settings:
             yield describe_setting(space, setting, prepared)
             if (deep := data.too_deep(setting.levels)) is not None:
                 yield f"warning: {deep}"
         specs = networks(study, space, settings, prepared)
         yield trials_line(study, len(settings), len(specs))
-        if timing:
+        if timing and gpu_is_elsewhere(study):
+            yield "cost: not timed, the trials need a GPU and this machine has none"
+        elif timing:
             yield from cost_lines(study, estimates(study, settings, specs, prepared))
     yield from machine_warnings(study, root)
 
@@ -88,18 +87,17 @@ def describe_setting(space: Space, setting: Setting, prepared: Prepared) -> str:
 
 
 def networks(study: Study, space: Space, settings: Sequence[Setting], prepared: Prepared) -> list[NetworkSpec]:
-    """What would be retrained; random genotypes within the budget stand for those that a search will find."""
-    import numpy as np
-
+    """What would be retrained; what an undecided search decodes to stands for the genotypes."""
     from thrifty.nets.build import baseline_spec, genotype_spec
-    from thrifty.space.sample import random_genotype
+    from thrifty.space.decode import decode
+    from thrifty.space.distribution import uniform
 
     channels, classes = prepared.store.channels, prepared.store.classes
     specs: list[NetworkSpec] = []
     for budget in study.sizes:
         setting = next(s for s in settings if s.budget == budget)
-        rng = np.random.default_rng(budget)
-        genotype = random_genotype(space, setting.width, setting.levels, channels, classes, rng, high=budget)
+        costs = Costs(space, setting.width, setting.levels, channels, classes)
+        genotype = decode(uniform(space, setting.levels), costs, budget).genotype
         specs += [genotype_spec(f"found_{budget}", genotype, budget)] * (1 + study.retrain.random)
         if "scaled_unet" in study.retrain.baselines:
             specs.append(baseline_spec("scaled_unet", channels, classes, budget))
@@ -167,8 +165,7 @@ def cost_lines(study: Study, kinds: Iterator[Estimate]) -> Iterator[str]:
 
 
 def machine_warnings(study: Study, root: Path) -> Iterator[str]:
-    existing = next(place for place in (root, *root.parents) if place.exists())
-    free = shutil.disk_usage(existing).free / 2**30
+    existing, free = free_gib(root)
     if free < LITTLE_GIB:
         yield f"warning: only {free:.1f} GiB free in {existing}; set THRIFTY_RESULTS to another folder"
     if gpus() and study.resources.gpus_per_trial == 0:

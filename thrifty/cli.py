@@ -8,12 +8,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import thrifty
 from thrifty.errors import USER_ERROR, ThriftyError, one_line
+
+if TYPE_CHECKING:
+    from thrifty.config import Study
+    from thrifty.results import Run
 
 STAGES = {
     "search": "thrifty.search.stage",
@@ -22,9 +26,10 @@ STAGES = {
     "evaluate": "thrifty.evaluate",
     "report": "thrifty.report",
 }
+PREPARING = ("search", "retrain")  # a run begins with one of these, the latter with genotypes given by hand
 HELP = "Finds a very small segmentation network for your medical images, under a parameter budget."
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML file, or a name from `thrifty ls`.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="As in search.epochs=5 or seeds=[0,1].")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="As in search.epochs=40 or seeds=[0,1].")]
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -67,15 +72,34 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def run_stages(study_name: str, overrides: list[str] | None, stages: list[str]) -> None:
-    from thrifty.shelf import open_study
+    from thrifty.config import results_folder
+    from thrifty.shelf import opened, resolve_study
 
-    study, run = open_study(study_name, overrides or [])
-    print(f"study {study.name} in {run.root}", flush=True)
+    study = resolve_study(study_name, overrides or [])
+    root = results_folder(study.name)
+    if stages[0] != "search" and not root.exists():
+        raise ThriftyError(f"there is no run folder {root} yet; `thrifty search` with the same study comes first")
+    with opened(study) as run:
+        print(f"study {study.name} in {run.root}", flush=True)
+        if stages[0] in PREPARING:
+            prepare_and_validate(study, run)
     for number, name in enumerate(stages, start=1):
         print(f"{name} ({number} of {len(stages)})", flush=True)
         importlib.import_module(STAGES[name]).run_stage(study, run)
     if run.report.is_file():
         print(f"report: {run.report}")
+
+
+def prepare_and_validate(study: Study, run: Run) -> None:
+    """
+    Raises:
+        ThriftyError: a mistake in the data, or one of the study that shows only with the data.
+    """
+    from thrifty.data.prepare import prepare
+    from thrifty.preflight import validate
+    from thrifty.space.schema import run_space
+
+    validate(study, prepare(study, run), run_space(study, run))
 
 
 def _version(wanted: bool) -> None:

@@ -7,18 +7,57 @@ file are reported at once, each with the nearest allowed name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from thrifty.errors import ThriftyError, nearest, one_line
 
-PositiveInt = Annotated[int, Field(gt=0)]
+LARGEST_SEED = 2**32 - 1  # of numpy, scikit-learn and Optuna
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound=BaseModel)
+
+
+def say(allowed: str) -> WrapValidator:
+    """For a key of several types: one message of what is allowed, instead of one for each type."""
+
+    def validate(value: Any, inner: Callable[[Any], Any]) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise ValueError(allowed) from None
+
+    return WrapValidator(validate)
+
+
+def distinct(values: Any) -> Any:
+    if isinstance(values, tuple) and len(set(values)) < len(values):
+        raise ValueError("it has the same entry twice")
+    return values
+
+
+Seeds = Annotated[
+    PositiveInt | Annotated[tuple[Seed, ...], Field(min_length=1)],
+    say(f"give a number of seeds, at least 1, or a list of at least one seed, each from 0 to {LARGEST_SEED}"),
+]
+Patch = Annotated[
+    PositiveInt | tuple[PositiveInt, PositiveInt], say("give one number of pixels, at least 1, or two as [rows, columns]")
+]
 
 
 class Section(BaseModel):
@@ -34,7 +73,7 @@ class Phantoms(Section):
     patients: Annotated[int, Field(ge=4)] = 32
     size: Annotated[int, Field(ge=16)] = 64
     classes: Annotated[int, Field(ge=2, le=6)] = 3
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Augment(Section):
@@ -68,13 +107,13 @@ class Data(Section):
     """Where the images are and how they are cut, split and normalised."""
 
     source: str = "phantoms"  # 'phantoms', or a folder: absolute, or relative to THRIFTY_DATA
-    patch: PositiveInt | tuple[PositiveInt, PositiveInt] = 64  # rows, columns of a training patch, pixels
+    patch: Patch = 64  # rows, columns of a training patch, pixels
     foreground: Share = 0.33  # share of the patches centred on a foreground pixel
     slice_axis: Literal[0, 1, 2] = 2  # NIfTI volumes become slices across this axis
     normalisation: Literal["dataset", "case"] = "dataset"  # z-score by training cases, or by each case itself
     splits: str | None = None  # the user's own splits.json
     fractions: Fractions = Fractions()
-    split_seed: int = 0
+    split_seed: Seed = 0
     max_cases: PositiveInt | None = None  # for a first try: only so many cases, whole patients
     augment: Augment = Augment()
     phantoms: Phantoms = Phantoms()
@@ -122,7 +161,7 @@ class Select(Section):
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     recalibrate: PositiveInt = 4  # training batches that renew the statistics of normalisation
     risk: Annotated[float, Field(ge=0)] = 0.0  # times the spread over the supernets, subtracted from the mean Dice
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Retrain(Section):
@@ -133,10 +172,15 @@ class Retrain(Section):
     batch: PositiveInt = 8
     optimiser: Optimiser = Optimiser()
     validate_every: PositiveInt = 5  # epochs between two looks at the selection cases
-    seeds: PositiveInt | tuple[int, ...] = 3
+    seeds: Seeds = 3
     random: Annotated[int, Field(ge=0)] = 3  # random genotypes for each budget
     baselines: tuple[Literal["unet", "unetpp", "scaled_unet"], ...] = ("scaled_unet", "unet", "unetpp")
-    folds: Annotated[int, Field(ge=1)] = 1  # 1: the split as it is; k: cross-validation outside the test set
+    folds: PositiveInt = 1  # 1: the split as it is; k: cross-validation outside the test set
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: Any) -> Any:
+        return distinct(value)
 
 
 class Evaluate(Section):
@@ -168,12 +212,12 @@ class Study(Section):
     """What is run. See tune_runs/ for examples."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
-    budgets: tuple[Budget, ...] = Field(min_length=1)
+    budgets: tuple[Budget, ...]
     space: str = "thrifty"  # a name in search_spaces/, or a path to a YAML file
-    seeds: PositiveInt | tuple[int, ...] = 3  # of the searches: a number of them, or a list
+    seeds: Seeds = 3  # of the searches: a number of them, or a list
     allow_code: bool = False  # ops given as module:Class run code of the user's own
     data: Data = Data()
-    search: Search = Search()
+    search: Search = Field(Search(), validate_default=True)
     select: Select = Select()
     retrain: Retrain = Retrain()
     evaluate: Evaluate = Evaluate()
@@ -183,14 +227,26 @@ class Study(Section):
     @classmethod
     def _plain_numbers(cls, value: Any) -> Any:
         values = value if isinstance(value, (list, tuple)) else [value]
-        return tuple({"parameters": v} if isinstance(v, int) and not isinstance(v, bool) else v for v in values)
+        if not values:
+            raise ValueError("give at least one budget, as in budgets=[30000]")
+        return tuple(v if isinstance(v, (Mapping, Budget)) else {"parameters": v} for v in values)
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Study:
-        for name, values in (("seeds", self.search_seeds), ("retrain.seeds", self.retrain_seeds), ("budgets", self.budgets)):
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name} has the same entry twice")
-        return self
+    @field_validator("budgets", "seeds")
+    @classmethod
+    def _distinct(cls, value: Any) -> Any:
+        return distinct(value)
+
+    @field_validator("search")
+    @classmethod
+    def _something_is_searched(cls, value: Search, info: ValidationInfo) -> Search:
+        for budget in info.data.get("budgets", ()):
+            epochs = budget.epochs or value.epochs
+            if value.warmup >= epochs:
+                raise ValueError(
+                    f"search.warmup is {value.warmup}, but the search for the budget {budget.parameters} has only {epochs} "
+                    f"epochs; nothing would be searched, give more epochs or a search.warmup below {epochs}"
+                )
+        return value
 
     @property
     def search_seeds(self) -> tuple[int, ...]:
@@ -236,7 +292,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ThriftyError(f"'{text}' is no override; write key=value, as in search.epochs=5")
+            raise ThriftyError(f"'{text}' is no override; write key=value, as in search.epochs=40")
         *parents, last = key.split(".")
         place = result
         for parent in parents:
@@ -275,10 +331,17 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any]) -> str:
         return f"unknown key '{where}'" + nearest(str(item["loc"][-1]), _keys_beside(model, item["loc"]))
     if item["type"] == "missing":
         return f"'{where}' is missing"
+    message = one_line(item["msg"]).removeprefix("Value error, ")
+    if not where or message.startswith(where):
+        return message
     came = one_line(repr(item["input"]))
     came = came if len(came) <= 60 else came[:57] + "..."
-    message = one_line(item["msg"]).removeprefix("Value error, ")
-    return f"'{where}' is {came}: {message}" if where else message
+    if item["type"] == "literal_error":
+        expected = item["ctx"]["expected"]
+        message = f"allowed is {expected}" + nearest(str(item["input"]), re.findall("'([^']*)'", expected))
+    elif item["type"] == "model_type":
+        message = f"a mapping of keys to values is needed; keys are {', '.join(_keys_beside(model, (*item['loc'], '')))}"
+    return f"'{where}' is {came}: {message}"
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
@@ -289,7 +352,8 @@ def _keys_beside(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]
             continue
         field = here.model_fields.get(part) if hasattr(here, "model_fields") else None
         here = _section(field.annotation) if field else None
-    return list(here.model_fields) if here is not None and hasattr(here, "model_fields") else []
+    fields = getattr(here, "model_fields", {})
+    return [field.alias or name for name, field in fields.items()]
 
 
 def _section(annotation: Any) -> Any:

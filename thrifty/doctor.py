@@ -47,9 +47,14 @@ def _graphics() -> str:
     return f"GPUs: none that torch sees (built for CUDA {torch.version.cuda}); is there a driver?"
 
 
-def _disk(folder: Path) -> str:
+def free_gib(folder: Path) -> tuple[Path, float]:
+    """The folder, or the nearest one above it that exists, and the free space there in GiB."""
     existing = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(existing).free / 2**30
+    return existing, shutil.disk_usage(existing).free / 2**30
+
+
+def _disk(folder: Path) -> str:
+    existing, free = free_gib(folder)
     notes = [] if os.access(existing, os.W_OK) else ["no permission to write there"]
     notes += ["that is little"] if free < LITTLE_GIB else []
     hint = f" ({', '.join(notes)}; set THRIFTY_RESULTS to another folder)" if notes else ""

@@ -58,7 +58,7 @@ def write_environment(run: Run) -> None:
     """Writes env.json. A run that goes on in other surroundings keeps the former ones under `earlier`."""
     now = environment()
     before = read_json(run.environment) if run.environment.is_file() else None
-    if before is None:
+    if not isinstance(before, dict):
         write_json(run.environment, now)
         return
     earlier = before.pop("earlier", [])

@@ -19,7 +19,7 @@ from thrifty.config import Study
 from thrifty.data.prepare import Prepared, open_prepared
 from thrifty.errors import ThriftyError
 from thrifty.inference import predict_cases
-from thrifty.metrics import case_metrics, dice_of, iou_of
+from thrifty.metrics import case_metrics, dice_of, iou_of, present_classes
 from thrifty.model import load_model, weights_hash
 from thrifty.networks import Key, read_networks, trial_arguments, trial_keys, trial_name
 from thrifty.results import Run, Trial, read_json, read_run, user_errors, write_json, write_text
@@ -72,14 +72,12 @@ def finished(study: Study, run: Run, networks: Sequence[str]) -> tuple[list[Key]
 
 
 def forget_stale(run: Run, keys: Sequence[Key]) -> None:
-    """Removes measurements and examples of weights that have been trained anew since."""
+    """Removes measurements of weights that have been trained anew since."""
     for key in keys:
         measured = run.evaluate_trial(*key)
         weights = read_json(run.retrain_trial(*key).result).get("weights_sha256")
         if measured.done and read_json(measured.result).get("weights_sha256") != weights:
             measured.result.unlink()
-            for picture in run.example(key[0], "any").parent.glob("*.png"):
-                picture.unlink()
 
 
 def trial_specs(study: Study, run: Run, keys: Sequence[Key]) -> list[Spec]:
@@ -110,7 +108,8 @@ def evaluate_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> N
         measured[index] = case_rows(key, prepared, index, labels)
     rows = [row for index in test for row in measured[index]]
     seconds = time.perf_counter() - start
-    dice = float(np.mean([row["dice"] for row in rows]))
+    counted = present_classes(rows)
+    dice = float(np.mean([row["dice"] for row in rows if row["class"] in counted]))
     where = {"seconds": seconds, "cpus": arguments["cpus"], "gpus": arguments["gpus"]}
     identity = dict(zip(RUN_COLUMNS, key, strict=True))
     identity |= {"weights_sha256": weights_hash(run.retrain_trial(*key))}
@@ -171,9 +170,10 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
 def example_cases(rows: Sequence[Row]) -> list[tuple[str, str, float]]:
     """(case, rank, Dice) of the worst, the median and the best test case of the first run in `rows`."""
     first = tuple(rows[0][name] for name in RUN_COLUMNS)
+    counted = present_classes(rows)
     scores: dict[str, list[float]] = {}
     for row in rows:
-        if tuple(row[name] for name in RUN_COLUMNS) == first:
+        if tuple(row[name] for name in RUN_COLUMNS) == first and row["class"] in counted:
             scores.setdefault(row["case"], []).append(row["dice"])
     ordered = sorted((float(np.mean(values)), case) for case, values in scores.items())
     picked = {"worst": 0, "median": (len(ordered) - 1) // 2, "best": len(ordered) - 1}
@@ -187,23 +187,46 @@ def example_cases(rows: Sequence[Row]) -> list[tuple[str, str, float]]:
 def write_examples(study: Study, run: Run, prepared: Prepared, keys: Sequence[Key], rows: Sequence[Row]) -> None:
     """Label maps (PNG, uint8 class ids) of the worst, median and best test case by the found network, for every network.
 
-    The found network's first run chooses the cases, each network's first run predicts them. Existing predictions stay.
+    The found network's first run chooses the cases, each network's first run predicts them. A picture stays only where
+    examples.json says that it is of the same run and weights; others are drawn anew, and what is not listed is removed.
     """
     chosen = example_cases([row for row in rows if row["network"].startswith("found_")] or rows)
     first = {key[0]: key for key in reversed(keys)}
-    store, device = prepared.store, choose_device(study.resources.device)
-    index_of = {case: store.indices([case])[0] for case, _, _ in chosen}
-    listed = []
+    listed = [_example_row(run, key, *example) for key in first.values() for example in chosen]
+    before = read_json(run.examples) if run.examples.is_file() else []
+    lacking = [row for row in listed if not _is_drawn(run, row, before)]
+    if lacking:
+        run.examples.unlink(missing_ok=True)  # from here on it might name pictures of other weights
     for key in first.values():
-        lacking = [index for case, index in index_of.items() if not run.example(key[0], case).is_file()]
-        if lacking:
-            network, model = load_model(run.retrain_trial(*key), device, study.allow_code)
-            for index, labels in predict_cases(network, store, lacking, model.normalisation, study.evaluate, device):
-                write_labels(run.example(key[0], store.cases[index].name), labels)
-        for case, rank, dice in chosen:
-            file = run.example(key[0], case).relative_to(run.root).as_posix()
-            listed.append({"case": case, "rank": rank, "dice": dice, "network": key[0], "seed": key[1], "file": file})
+        cases = [row["case"] for row in lacking if row["network"] == key[0]]
+        if cases:
+            _draw_examples(study, run, prepared, key, cases)
+    files = {row["file"] for row in listed}
+    for picture in run.example("any", "any").parents[1].glob("*/*.png"):
+        if picture.relative_to(run.root).as_posix() not in files:
+            picture.unlink()
     write_json(run.examples, listed)
+
+
+def _example_row(run: Run, key: Key, case: str, rank: str, dice: float) -> Row:
+    """`dice` is that of the network that chose the case; `weights_sha256` says which weights the picture is of."""
+    file = run.example(key[0], case).relative_to(run.root).as_posix()
+    weights = read_json(run.retrain_trial(*key).result).get("weights_sha256")
+    identity = dict(zip(RUN_COLUMNS, key, strict=True))
+    return {"case": case, "rank": rank, "dice": dice, **identity, "weights_sha256": weights, "file": file}
+
+
+def _is_drawn(run: Run, row: Row, before: Sequence[Row]) -> bool:
+    names = (*RUN_COLUMNS, "case", "weights_sha256", "file")
+    same = any(all(name in old and old[name] == row[name] for name in names) for old in before)
+    return same and (run.root / row["file"]).is_file()
+
+
+def _draw_examples(study: Study, run: Run, prepared: Prepared, key: Key, cases: Sequence[str]) -> None:
+    store, device = prepared.store, choose_device(study.resources.device)
+    network, model = load_model(run.retrain_trial(*key), device, study.allow_code)
+    for index, labels in predict_cases(network, store, store.indices(cases), model.normalisation, study.evaluate, device):
+        write_labels(run.example(key[0], store.cases[index].name), labels)
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:

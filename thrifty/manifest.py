@@ -1,19 +1,23 @@
 """What became of every trial of a stage, and for how long it held its resources: `<stage>/trials.json`, written as it changes.
 
-It is there to be read; which trial has finished is decided by its own result file alone.
+It is there to be read; which trial has finished is decided by its own result file alone. One driver writes it at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from thrifty.config import Resources
-from thrifty.errors import ThriftyError
-from thrifty.results import Run, Trial, read_json, write_json
+from thrifty.errors import ThriftyError, one_line
+from thrifty.results import Run, Trial, read_json, user_errors, write_json
 
 SCHEMA = 1
 WRITE_SECONDS = 5.0  # between two writes that only move the clocks
@@ -25,8 +29,8 @@ class Manifest:
 
     def __init__(self, run: Run, stage: str, resources: Resources, clock: Clock = time.monotonic) -> None:
         self.run, self.stage, self.resources, self.clock = run, stage, resources, clock
-        self.path = run.root / stage / "trials.json"
-        self.rows: dict[str, dict[str, Any]] = {row["name"]: row for row in _stored(self.path)}
+        self.path = _path(run, stage)
+        self.rows: dict[str, dict[str, Any]] = {row["name"]: row for row in stored(run, stage)}
         self._since: dict[str, float] = {}
         self._written = float("-inf")
 
@@ -77,13 +81,56 @@ class Manifest:
         self._since[name] = now
 
 
-def _stored(path: Path) -> list[dict[str, Any]]:
+@contextlib.contextmanager
+def only_driver(run: Run) -> Iterator[None]:
+    """Holds the run folder for this process, by a lock that ends with it however it ends.
+
+    Raises:
+        ThriftyError: another process holds it.
+    """
+    path = run.root / "driver.lock"
+    with user_errors(path):
+        run.root.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    with file:
+        _lock(file, run)
+        with user_errors(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
+
+
+def _lock(file: IO[str], run: Run) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = one_line(file.read()) or "another process"
+        raise ThriftyError(
+            f"{run.root} is in use by {holder}: wait until it has ended, or give this study another name="
+        ) from None
+    except OSError:
+        pass  # some network file systems know no locks; there a run goes on without
+
+
+def stored(run: Run, stage: str) -> list[dict[str, Any]]:
+    """The trials of a stage as they were last written; none where the stage keeps no manifest.
+
+    Raises:
+        ThriftyError: the file is no manifest.
+    """
+    path = _path(run, stage)
     if not path.is_file():
         return []
     value = read_json(path)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ThriftyError(f"{path} has no schema {SCHEMA}; remove it, trials that have a result stay done")
     return value["trials"]
+
+
+def _path(run: Run, stage: str) -> Path:
+    return run.root / stage / "trials.json"
 
 
 def _relative(folder: Path, root: Path) -> str:

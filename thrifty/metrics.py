@@ -5,7 +5,8 @@ The policy for empty masks, for each case and class:
 - both truth and prediction are empty: nothing was there and nothing was claimed, Dice = IoU = 1 and HD95 = 0;
 - exactly one of them is empty: Dice = IoU = 0, and HD95 is the diagonal of the image, which no distance inside it exceeds.
 
-So every case and class has a finite value and none is left out of a mean. Dice and IoU come from pixel counts, so that they
+So every case and class has a finite value. A class that no test case holds says little about a network (its value is 1 where
+nothing is claimed), so means over classes leave it out (`present_classes`). Dice and IoU come from pixel counts, so that they
 add up over the slices of a volume; HD95 is the larger of the two directed 95th percentiles of the distances between the edges
 of the masks (monai), in mm where the spacing is known, otherwise in pixels.
 """
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,10 +54,25 @@ def pixel_counts(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.
     return np.stack([table.sum(axis=1), table.sum(axis=0), np.diagonal(table)], axis=1)
 
 
-def foreground_dice(prediction: np.ndarray, truth: np.ndarray, classes: int) -> float:
-    """Mean Dice of one case over the classes 1 .. classes - 1, empty masks as in the policy of this module."""
-    counts = pixel_counts(prediction, truth, classes)[1:]
-    return float(np.mean([dice_of(*map(int, row)) for row in counts]))
+def foreground_dice(prediction: np.ndarray, truth: np.ndarray, classes: int, counted: Collection[int] | None = None) -> float:
+    """Mean Dice of one case over the classes `counted` (None: 1 .. classes - 1), empty masks as in the policy of this module."""
+    counts = pixel_counts(prediction, truth, classes)
+    return float(np.mean([dice_of(*map(int, counts[index])) for index in counted or range(1, classes)]))
+
+
+def present_classes(rows: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+    """The foreground classes that at least one case holds: those that a mean over classes is taken of.
+
+    Where no case holds any, all classes are given, so that a mean still says whether anything was claimed.
+
+    Args:
+        rows: of all test cases, with the keys class and truth_pixels, as numbers or as they are read from per_case.csv.
+    """
+    pixels: dict[int, int] = {}
+    for row in rows:
+        index = int(row["class"])
+        pixels[index] = pixels.get(index, 0) + int(row["truth_pixels"])
+    return frozenset(index for index, number in pixels.items() if number) or frozenset(pixels)
 
 
 def hd95_of(prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, float] | None) -> float:

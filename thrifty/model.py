@@ -64,10 +64,16 @@ def load_model(trial: Trial, device: torch.device, allow_code: bool = False) -> 
     value = read_json(trial.model)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ThriftyError(f"{trial.model} is no model of schema version {SCHEMA}")
-    spec = NetworkSpec.from_json(value["network"], allow_code)
-    normalisation = Normalisation.from_json(value["normalisation"])
-    model = Model(spec, normalisation, tuple(value["labels"]), (int(value["patch"][0]), int(value["patch"][1])))
-    network = build_network(spec)
+    try:
+        rows, columns = (int(size) for size in value["patch"])
+        spec = NetworkSpec.from_json(value["network"], allow_code)
+        normalisation = Normalisation.from_json(value["normalisation"])
+        model = Model(spec, normalisation, tuple(str(label) for label in value["labels"]), (rows, columns))
+        network = build_network(spec)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ThriftyError(f"{trial.model} is incomplete or malformed: {one_line(repr(error))}") from None
+    except ThriftyError as error:
+        raise ThriftyError(f"{trial.model}: {error}") from None
     try:
         network.load_state_dict(load_file(trial.weights))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -17,8 +17,8 @@ from typing import IO, Any
 
 import yaml
 
-from thrifty.config import Study, read_study
-from thrifty.errors import ThriftyError
+from thrifty.config import Study, read_study, read_yaml
+from thrifty.errors import ThriftyError, one_line
 
 # Keys that may change between two runs of one study: they change where it runs, not what comes out.
 FREE_KEYS = frozenset({"resources"})
@@ -183,22 +183,33 @@ def open_run(root: Path, study: Study) -> Run:
     """The run folder of `study`: made if new, taken up again if it holds the same study.
 
     Raises:
-        ThriftyError: the folder holds another study (the first keys that differ are named), or cannot be written.
+        ThriftyError: as `check_run`; or the folder cannot be written.
+    """
+    check_run(root, study)
+    run = Run(root)
+    if not run.study.is_file():
+        write_text(run.study, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    return run
+
+
+def check_run(root: Path, study: Study) -> None:
+    """Whether `root` can be the run folder of `study`. Genotypes that a user put into a new folder may be there already.
+
+    Raises:
+        ThriftyError: it holds another study (the first keys that differ are named) or other files, or is itself a file.
     """
     run = Run(root)
-    resolved = study.model_dump(mode="json")
     if run.study.is_file():
-        differences = _differences(yaml.safe_load(run.study.read_text(encoding="utf-8")), resolved)
+        differences = _differences(read_yaml(run.study), study.model_dump(mode="json"))
         if differences:
             raise ThriftyError(
                 f"{root} holds another study: {'; '.join(differences[:4])}; give this study another name=, "
                 "or remove that folder to start over"
             )
-        return run
-    if root.is_dir() and any(root.iterdir()):
+    elif root.is_dir() and any(not path.match("genotype_*.json") for path in root.iterdir()):
         raise ThriftyError(f"{root} is not empty and holds no run.yaml, so it is no run folder; give the study another name=")
-    write_text(run.study, yaml.safe_dump(resolved, sort_keys=False))
-    return run
+    elif root.exists() and not root.is_dir():
+        raise ThriftyError(f"{root} is a file, where the run folder should be; move it away, or give the study another name=")
 
 
 def read_run(root: Path) -> tuple[Study, Run]:
@@ -241,21 +252,32 @@ def user_errors(path: Path | None = None) -> Iterator[None]:
 def write_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
     """Writes a file so that it is either whole or absent: `fill` writes a neighbour, which then takes the name."""
     with user_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
+            os.chmod(name, 0o666 & ~umask())
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
 
 
-def _umask() -> int:
+def make_folder(path: Path) -> None:
+    """
+    Raises:
+        OSError: as `user_errors` knows it, a file in the way included.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "a file, not a folder", str(path)) from None
+
+
+def umask() -> int:
     value = os.umask(0)
     os.umask(value)
     return value
@@ -288,6 +310,21 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The mappings in a file, one a line; none where there is no file.
+
+    Raises:
+        ThriftyError: a line that is no JSON mapping.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    rows = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if line:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number} holds {type(row).__name__}, a mapping is needed")
+                rows.append(row)
+    except (ValueError, OSError) as error:
+        raise ThriftyError(f"{path} cannot be read as lines of JSON: {one_line(error)}") from None
+    return rows

@@ -86,6 +86,9 @@ def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
         raise ThriftyError(f"{run.root} has no finished searches; run `thrifty search` with the same study first")
     space, store = run_space(study, run), prepared.store
     learnt: dict[tuple[int, int], dict[str, Distribution]] = {}
+    needed = ("trial", "budget", "width", "levels")
+    if lacking := {key for row in candidates for key in needed if key not in row}:
+        raise ThriftyError(f"{run.candidates} has rows without {', '.join(sorted(lacking))}; `thrifty search` writes it anew")
     for row in candidates:
         distribution = Distribution.from_json(space, read_json(run.search_trial(row["trial"]).distribution))
         learnt.setdefault((row["width"], row["levels"]), {})[row["trial"]] = distribution

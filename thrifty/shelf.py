@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from thrifty.config import Study, read_study, read_yaml, results_folder
 from thrifty.errors import ThriftyError, nearest, one_line
-from thrifty.results import Run, open_run, write_text
+from thrifty.results import Run, check_run, open_run, write_text
 
 KINDS = {"tune_runs": "study", "search_spaces": "space"}
 
@@ -33,21 +35,43 @@ def resolve_study(name_or_path: str, overrides: Iterable[str]) -> Study:
     return read_study(find_study(name_or_path), overrides)
 
 
-def open_study(name_or_path: str, overrides: Iterable[str]) -> tuple[Study, Run]:
-    """A study and its run folder, with run.yaml and env.json written.
+@contextlib.contextmanager
+def opened(study: Study) -> Iterator[Run]:
+    """The run folder of a study, with run.yaml, space.yaml and env.json written.
+
+    An error of the input inside the `with` takes back a run that began here: the corrected study would be another one, which
+    its folder refuses. An interrupt leaves it.
 
     Raises:
-        ThriftyError: mistakes in the study or its space; a run folder of another study.
+        ThriftyError: mistakes in the study's space; a run folder of another study.
     """
     from thrifty.environment import write_environment
     from thrifty.space.schema import load_space, pin_space
 
-    study = resolve_study(name_or_path, overrides)
     load_space(study.space, study.allow_code)  # its mistakes are told before anything is written
-    run = open_run(results_folder(study.name), study)
-    pin_space(study, run)
-    write_environment(run)
-    return study, run
+    root = results_folder(study.name)
+    check_run(root, study)
+    is_new = not (root / "run.yaml").is_file()
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        run = open_run(root, study)
+        pin_space(study, run)
+        write_environment(run)
+        yield run
+    except ThriftyError:
+        if is_new:
+            _take_back(Run(root), made)
+        raise
+
+
+def _take_back(run: Run, made: Iterable[Path]) -> None:
+    """Removes what is written before the first trial, then the folders of `made`, deepest first, as far as they are empty."""
+    for path in (run.study, run.space, run.environment, run.splits):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(run.data, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty: someone else uses it
+        for folder in made:
+            folder.rmdir()
 
 
 def listing() -> str:

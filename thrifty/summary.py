@@ -1,6 +1,7 @@
 """What an evaluation comes to: means over patients with their spread, sizes, multiply-adds and hours of every network.
 
-Within a patient, classes and cases are averaged first, then patients, so that a patient with many slices counts once.
+Within a patient, classes and cases are averaged first, then patients, so that a patient with many slices counts once. A class
+that no test case holds is left out and named in the notes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import numpy as np
 from thrifty import __version__
 from thrifty.config import Study
 from thrifty.inference import stride_of
+from thrifty.manifest import stored
+from thrifty.metrics import present_classes
 from thrifty.nets.build import NetworkSpec, build_network
 from thrifty.networks import Key, read_networks
 from thrifty.results import Run, read_json
@@ -45,10 +48,12 @@ def summarise(
     store, splits = prepared.store, prepared.splits
     specs = read_networks(run, study.allow_code)
     names = list(dict.fromkeys(network for network, _, _ in keys))
+    present = present_classes(rows)
+    counted = [[row for row in table if row["class"] in present] for table in (rows, volumes)]
     networks = []
     for name in names:
         trained = [read_json(run.retrain_trial(*key).result) for key in keys if key[0] == name]
-        mine = [[row for row in table if row["network"] == name] for table in (rows, volumes)]
+        mine = [[row for row in table if row["network"] == name] for table in counted]
         networks.append({**describe(specs[name], study.data.patch_size), **training(trained), **scores(*mine)})
     return {
         "schema": SCHEMA,
@@ -65,7 +70,7 @@ def summarise(
         },
         "networks": networks,
         "missing": list(missing),
-        "notes": notes(study, list(specs)),
+        "notes": [*notes(study, list(specs)), *class_notes(rows)],
         "searches": trial_results(run, "search"),
         "cost": ledger(run)["cost"],
     }
@@ -82,6 +87,15 @@ def notes(study: Study, names: Sequence[str]) -> list[str]:
                 "that use 85 to 100 % of it at the found one's width and levels, or hardly any"
             )
     return found
+
+
+def class_notes(rows: Sequence[Row]) -> list[str]:
+    """Which classes no mean counts, since no test case holds them."""
+    if not any(row["truth_pixels"] for row in rows):
+        return ["no test case holds any class but the background: Dice says only whether anything was claimed"]
+    present = present_classes(rows)
+    absent = dict.fromkeys(row["label"] for row in rows if row["class"] not in present)
+    return [f"class {label} is in no test case; no mean counts it" for label in absent]
 
 
 def describe(spec: NetworkSpec, patch: tuple[int, int]) -> dict[str, Any]:
@@ -202,8 +216,12 @@ def trial_results(run: Run, stage: str) -> list[dict[str, Any]]:
 
 
 def ledger(run: Run) -> dict[str, Any]:
-    """ledger.json: the hours of every finished trial (`trials`) and of every stage (`cost`)."""
-    trials = [_hours(stage, result) for stage in RESULTS for result in trial_results(run, stage)]
+    """ledger.json: the hours of every trial that has run (`trials`) and of every stage (`cost`).
+
+    `seconds` and the hours are those of all attempts, lost ones and starts included, as the manifest of the stage has them;
+    `useful_seconds` are those that led to the result. `trials` of a stage counts the finished ones.
+    """
+    trials = [row for stage in RESULTS for row in _stage_trials(run, stage)]
     return {
         "schema": SCHEMA,
         "trials": trials,
@@ -211,12 +229,25 @@ def ledger(run: Run) -> dict[str, Any]:
     }
 
 
-def _hours(stage: str, result: dict[str, Any]) -> dict[str, Any]:
-    seconds, cpus, gpus = (result[name] for name in ("seconds", "cpus", "gpus"))
-    hours = {"cpu_hours": seconds * cpus / 3600, "gpu_hours": seconds * gpus / 3600}
-    return {"stage": stage, "trial": result["trial"], "seconds": seconds, "cpus": cpus, "gpus": gpus, **hours}
+def _stage_trials(run: Run, stage: str) -> list[Row]:
+    results = {result["trial"]: result for result in trial_results(run, stage)}
+    accounts = {row["name"]: row for row in stored(run, stage) if row["attempts"]}
+    return [_hours(stage, name, results.get(name), accounts.get(name)) for name in sorted({**results, **accounts})]
 
 
-def _total(trials: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _hours(stage: str, name: str, result: Row | None, account: Row | None) -> Row:
+    """One trial; its result alone counts where there is no account of it, or only a part of one."""
+    useful = result["seconds"] if result else 0.0
+    where = result or (account or {})["arguments"]
+    row: Row = {"stage": stage, "trial": name, "finished": result is not None, "useful_seconds": useful}
+    row |= {"cpus": where["cpus"], "gpus": where["gpus"], "attempts": account["attempts"] if account else None}
+    if account is not None and account["seconds"] >= useful:
+        return row | {key: account[key] for key in ("seconds", "cpu_hours", "gpu_hours")}
+    hours = {"cpu_hours": useful * row["cpus"] / 3600, "gpu_hours": useful * row["gpus"] / 3600}
+    return row | {"seconds": useful, **hours}
+
+
+def _total(trials: Iterable[Row]) -> dict[str, Any]:
     listed = list(trials)
-    return {"trials": len(listed), **{name: sum(t[name] for t in listed) for name in ("seconds", "cpu_hours", "gpu_hours")}}
+    summed = ("seconds", "useful_seconds", "cpu_hours", "gpu_hours")
+    return {"trials": sum(t["finished"] for t in listed), **{name: sum(t[name] for t in listed) for name in summed}}

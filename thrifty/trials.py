@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial with gpus_per_trial=0 sees no GPU
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would swallow the first Ctrl-C even after its run has ended
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -44,7 +46,7 @@ from ray import tune  # noqa: E402
 from thrifty.config import Resources  # noqa: E402
 from thrifty.console import METRICS, Board, board  # noqa: E402
 from thrifty.errors import ThriftyError, one_line  # noqa: E402
-from thrifty.manifest import Manifest  # noqa: E402
+from thrifty.manifest import Manifest, only_driver  # noqa: E402
 from thrifty.results import Run, Trial, user_errors  # noqa: E402
 
 Report = Callable[[dict[str, Any]], None]
@@ -56,6 +58,7 @@ LOCAL: dict[str, Any] = {
     "_node_ip_address": "127.0.0.1",
 }
 CONNECT_SECONDS = 10.0
+EXCEPTIONS = 3  # retries of a trial whose function raises, if max_failures allows as many
 GO_ON = "run the same command to go on"
 
 
@@ -72,10 +75,18 @@ class Spec:
 def run_trials(stage: str, function: Function, specs: Sequence[Spec], resources: Resources, run: Run) -> None:
     """Runs every trial that has no result yet; trials whose worker dies are called again, others go on meanwhile.
 
+    A worker's death is forgiven `max_failures` times for each trial, an exception of the function at most EXCEPTIONS times:
+    it would mostly come again.
+
     Raises:
-        ThriftyError: more CPUs or GPUs are asked for than any machine has; trials failed (each named with its reason);
-            the run was interrupted. All finished trials are kept.
+        ThriftyError: another process works on this run; more CPUs or GPUs are asked for than any machine has; trials failed
+            (each named with its reason); the disk is full; the run was interrupted. All finished trials are kept.
     """
+    with only_driver(run):
+        _run_trials(stage, function, specs, resources, run)
+
+
+def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources: Resources, run: Run) -> None:
     manifest = Manifest(run, stage, resources)
     for spec in specs:
         manifest.add(spec.name, spec.trial, spec.arguments, spec.epochs)
@@ -87,12 +98,13 @@ def run_trials(stage: str, function: Function, specs: Sequence[Spec], resources:
     _check_resources(resources)
     epochs = {spec.name: spec.epochs for spec in todo}
     with board(stage, epochs, len(specs) - len(todo)) as shown, _stop_signals(shown) as stopped:
-        watch = _Watch(stage, {spec.name: spec.trial for spec in todo}, manifest, shown)
-        _fit(function, todo, resources, run, watch)
-    interrupted = stopped.is_set()
-    watch.close(interrupted)
-    done = sum(spec.trial.done for spec in specs)
-    if interrupted and done < len(specs):
+        watch = _Watch(stage, {spec.name: spec.trial for spec in todo}, manifest, shown, stopped)
+        watch.hear(_fit, function, todo, resources, run, watch)
+        watch.hear(watch.close)
+    if watch.error is not None:
+        raise watch.error
+    if stopped.is_set():
+        done = sum(spec.trial.done for spec in specs)
         raise ThriftyError(f"interrupted: {done} of {len(specs)} trials of {stage} are done; {GO_ON}")
     if watch.failed:
         raise ThriftyError(_failures(stage, watch.failed, len(specs)))
@@ -209,9 +221,32 @@ def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Ru
     """One Tune trial for each spec. Tune's own tree is scratch: it lies in the run folder since all machines see that."""
     scratch = run.root / watch.stage / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
-    items = [{"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments} for s in todo]
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with user_errors(run.root):
+            scratch.mkdir(parents=True, exist_ok=True)
+            _tuner(function, todo, resources, scratch, watch).fit()
+    except (tune.TuneError, ray.exceptions.RayError, EOFError) as error:  # EOFError: Tune could not write out its own files
+        raise ThriftyError(f"Ray stopped {watch.stage}: {_last_line(error)}; {GO_ON}") from None
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scratch: Path, watch: _Watch) -> tune.Tuner:
+    retries = EXCEPTIONS if resources.max_failures < 0 else min(EXCEPTIONS, resources.max_failures)
+    items = [
+        {"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments, "retries": retries}
+        | {"raised": str(scratch / f"raised_{place}")}
+        for place, s in enumerate(todo)
+    ]
     needs = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
-    tuner = tune.Tuner(
+    number = _number(watch)
+    return tune.Tuner(
         tune.with_resources(_trainable(function), needs),
         param_space={"item": tune.grid_search(items)},
         tune_config=tune.TuneConfig(
@@ -221,25 +256,18 @@ def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Ru
             name="tune",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[_tell(watch)],
+            callbacks=[_Tell(number)],
+            stop=_Stop(number),
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         ),
     )
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with user_errors(run.root):
-            tuner.fit()
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _trainable(function: Function) -> Callable[[dict[str, Any]], None]:
-    """What Tune runs on a worker. A user's error is reported, not raised: to try that again would not help."""
+    """What Tune runs on a worker. An error that is not to be tried again, such as a user's, is reported and not raised.
+
+    A worker can have died between writing the result and Tune's learning of it: then there is nothing left to do.
+    """
 
     def trainable(config: dict[str, Any]) -> None:
         item = config["item"]
@@ -250,15 +278,30 @@ def _trainable(function: Function) -> Callable[[dict[str, Any]], None]:
                 for part in trial.folder.glob(".*.part"):  # left by a worker that was killed while it wrote
                     part.unlink(missing_ok=True)
                 trial.error.unlink(missing_ok=True)
-                function(item["arguments"], trial, lambda row: tune.report(_plain(row)))
+                if trial.done:
+                    trial.checkpoint.unlink(missing_ok=True)
+                else:
+                    function(item["arguments"], trial, lambda row: tune.report(_plain(row)))
         except ThriftyError as error:
             tune.report({"refused": str(error)})
-        except Exception:
+        except Exception as error:
             with contextlib.suppress(OSError):
                 trial.error.write_text(traceback.format_exc(), encoding="utf-8")
-            raise
+            if _times(Path(item["raised"])) <= item["retries"]:
+                raise
+            tune.report({"refused": _last_line(traceback.format_exception_only(error)[-1])})
 
     return trainable
+
+
+def _times(raised: Path) -> float:
+    """How often a trial has raised in this run, this time included: the file has one byte for each."""
+    try:
+        with raised.open("ab") as file:
+            file.write(b".")
+        return raised.stat().st_size
+    except OSError:
+        return math.inf  # without an account it would be tried again for ever
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -269,9 +312,22 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 class _Watch:
     """Takes down what becomes of the trials: in the manifest and on the board."""
 
-    def __init__(self, stage: str, trials: dict[str, Trial], manifest: Manifest, shown: Board) -> None:
-        self.stage, self.trials, self.manifest, self.shown = stage, trials, manifest, shown
+    def __init__(self, stage: str, trials: dict[str, Trial], manifest: Manifest, shown: Board, stopped: threading.Event) -> None:
+        self.stage, self.trials, self.manifest, self.shown, self.stopped = stage, trials, manifest, shown, stopped
         self.failed: dict[str, str] = {}
+        self.error: ThriftyError | None = None
+
+    def hear(self, event: Callable[..., None], *arguments: Any) -> None:
+        """Keeps the first error, and Tune is asked to stop: Tune would take what is raised for an error of a trial."""
+        try:
+            event(*arguments)
+        except ThriftyError as error:
+            self.error = self.error or error
+
+    @property
+    def over(self) -> bool:
+        """Whether Tune is to stop what still runs."""
+        return self.stopped.is_set() or self.error is not None
 
     def start(self, name: str) -> None:
         self.manifest.start(name)
@@ -303,8 +359,12 @@ class _Watch:
         self.manifest.set(name, "failed", reason)
         self.shown.fail(name, reason)
 
-    def close(self, interrupted: bool) -> None:
+    def tick(self) -> None:
+        self.manifest.tick()
+
+    def close(self) -> None:
         """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""
+        interrupted = self.over
         for name, trial in self.trials.items():
             if trial.done:
                 self.manifest.set(name, "done")
@@ -320,35 +380,49 @@ class _Tell(tune.Callback):
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def _watch(self) -> _Watch:
-        return _watches[self.number]
+    def _tell(self, event: Callable[..., None], *arguments: Any) -> None:
+        watch = _watches[self.number]
+        watch.hear(event, watch, *arguments)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._watch().start(_name(trial))
+        self._tell(_Watch.start, _name(trial))
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        self._watch().result(_name(trial), result)
+        self._tell(_Watch.result, _name(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._watch().end(_name(trial))
+        self._tell(_Watch.end, _name(trial))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._watch().retry(_name(trial))
+        self._tell(_Watch.retry, _name(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._watch().lose(_name(trial))
+        self._tell(_Watch.lose, _name(trial))
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
-        self._watch().manifest.tick()
+        self._tell(_Watch.tick)
+
+
+class _Stop(tune.Stopper):
+    """Ends Tune's run when its watch says so; asked after every step."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, trial_id: str, result: dict) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return _watches[self.number].over
 
 
 _watches: dict[int, _Watch] = {}
 
 
-def _tell(watch: _Watch) -> _Tell:
+def _number(watch: _Watch) -> int:
     _watches.clear()
     _watches[id(watch)] = watch
-    return _Tell(id(watch))
+    return id(watch)
 
 
 def _name(trial: Any) -> str:
@@ -380,7 +454,7 @@ def _stop_signals(shown: Board) -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is one that Tune takes and does not give back
     before = {number: signal.getsignal(number) for number in numbers}
 
     def stop(number: int, frame: object) -> None:
@@ -388,9 +462,7 @@ def _stop_signals(shown: Board) -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopped.set()
         shown.say("stopping; finished trials and the newest checkpoints are kept")
-        os.kill(os.getpid(), signal.SIGUSR1)  # Tune's own request to save and return
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has put its own in place, and after it has ended
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:

@@ -1,6 +1,7 @@
 """Augmentation: the mask stays a map of class ids and moves with its image."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -106,10 +107,24 @@ def test_share_of_warped_images() -> None:
 
 
 def test_quick_enough_on_one_thread() -> None:
+    """In CPU time, against eight small convolutions of the same batch: so it holds on a busy machine too."""
     images, masks = torch.randn(8, 1, 96, 96), torch.zeros(8, 96, 96, dtype=torch.int64)
-    seconds = []
-    for seed in range(8):
-        start = time.perf_counter()
-        draw(images, masks, seed, flip=0.5, affine=1.0, intensity=0.2, noise=0.05)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.025
+    weights = torch.randn(16, 16, 3, 3)
+
+    def convolve() -> None:
+        x = images.expand(-1, 16, -1, -1)
+        for _ in range(8):
+            x = torch.nn.functional.conv2d(x, weights, padding=1)
+
+    cost = seconds_of(lambda: draw(images, masks, 0, flip=0.5, affine=1.0, intensity=0.2, noise=0.05))
+    assert cost < 0.5 * seconds_of(convolve)
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """CPU time, the least of several."""
+    found = []
+    for _ in range(8):
+        start = time.process_time()
+        work()
+        found.append(time.process_time() - start)
+    return min(found)

@@ -79,11 +79,11 @@ def test_mixed_types_and_brightness(build, some_cases, write_pairs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch", "levels"), [((64, 64), 4), ((32, 48), 3), ((96, 96), 4), ((128, 256), 5), ((7, 7), 0), ((8, 8), 1)]
+    ("patch", "levels"), [((64, 64), 4), ((32, 48), 3), ((96, 96), 4), ((128, 256), 5), ((16, 16), 2), ((15, 99), 2), ((7, 7), 2)]
 )
 def test_levels(patch: tuple[int, int], levels: int) -> None:
     assert most_levels(patch) == levels
-    assert levels == 0 or min(patch) / 2**levels >= 4
+    assert levels == 2 or min(patch) / 2**levels >= 4  # 2 is the least that a network has
     assert min(patch) / 2 ** (levels + 1) < 4
 
 

@@ -14,7 +14,8 @@ from thrifty.nets.inherit import inherit
 from thrifty.nets.layers import Norm
 from thrifty.nets.supernet import HardNetwork, Relaxed, Supernet
 from thrifty.space.cost import Costs, count
-from thrifty.space.genotype import CELL_TYPES, Genotype
+from thrifty.space.genotype import CELL_TYPES, CellType, Genotype, role_of
+from thrifty.space.path import kept_up_nodes, row_neighbours
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import Space, load_space, shipped
 
@@ -53,12 +54,37 @@ def randomise(module: torch.nn.Module, generator: torch.Generator) -> None:
                 getattr(norm, name).data.uniform_(low, high, generator=generator)
 
 
-def make(space: Space, levels: int, partial: int = 1) -> tuple[Supernet, Genotype, torch.Tensor]:
+def make(space: Space, levels: int, partial: int = 1) -> tuple[Supernet, torch.Tensor]:
     torch.manual_seed(levels)
     supernet = Supernet(space, 4, levels, 2, 3, partial).double()
     randomise(supernet, torch.Generator().manual_seed(5))
-    images = torch.randn(3, 2, 2 * supernet.stride, supernet.stride, dtype=torch.float64)
-    return supernet, random_genotype(space, 4, levels, 2, 3, np.random.default_rng(levels)), images
+    return supernet, torch.randn(3, 2, 2 * supernet.stride, supernet.stride, dtype=torch.float64)
+
+
+def uses(genotype: Genotype) -> set[tuple[str, str, str]]:
+    """The (cell type, role, op) that occur in a genotype."""
+    return {(t, role_of(t, edge.source), edge.op) for t in CELL_TYPES for _, edge in genotype.cell(t).edges()}
+
+
+def possible_uses(space: Space) -> set[tuple[str, str, str]]:
+    """All that may occur: ops of the source's role, but not 'none'."""
+    sources = {"down": (0, 2), "up": (0, 1, 2)}
+    return {(t, role_of(t, s), op) for t in CELL_TYPES for s in sources[t] for op in space.ops_of(t, s) if op != "none"}
+
+
+def covering(space: Space, levels: int) -> list[Genotype]:
+    """Random genotypes that together have every cell path and, from 4 levels on, every op on every role it has."""
+    rng, paths = np.random.default_rng(levels), space.paths(levels)
+    genotypes: list[Genotype] = []
+    missing = possible_uses(space) if levels > 3 else set()
+    while missing or len(genotypes) < len(paths):
+        drawn = [random_genotype(space, 4, levels, 2, 3, rng) for _ in range(100 if missing else 1)]
+        best = max(drawn, key=lambda genotype: len(uses(genotype) & missing))
+        genotypes.append(replace(best, path=paths[len(genotypes) % len(paths)]))
+        missing -= uses(best)
+    assert {genotype.path for genotype in genotypes} == set(paths)
+    assert levels == 3 or set().union(*(uses(genotype) for genotype in genotypes)) == possible_uses(space)
+    return genotypes
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -68,7 +94,7 @@ def test_formula_equals_the_built_network(name: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(torch.nn.init, initialiser, lambda tensor, *_, **__: tensor)
     space, rng = load_space(name), np.random.default_rng(0)
     for number in range(1000):
-        width, levels = int(rng.integers(1, 5)) * 2, int(rng.choice([2, 3, 4, 5], p=[0.3, 0.3, 0.3, 0.1]))
+        width, levels = int(rng.integers(1, 5)) * 2, int(rng.choice([2, 3, 4, 5], p=[0.65, 0.28, 0.05, 0.02]))
         genotype = random_genotype(space, width, levels, 1 + number % 3, 2 + number % 2, rng)
         assert count(genotype) == sum(p.numel() for p in DerivedNetwork(genotype).parameters())
 
@@ -77,46 +103,89 @@ def test_formula_equals_the_built_network(name: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("levels", [3, 4])
 @pytest.mark.parametrize("name", SPACES)
 def test_law_1_supernet_with_hard_weights_is_the_derived_network(name: str, levels: int, training: bool) -> None:
+    """On every cell path; at 4 levels with every op on every role."""
     space = load_space(name)
-    supernet, genotype, images = make(space, levels)
-    network = DerivedNetwork(genotype).double()
-    inherit(network, supernet)
+    supernet, images = make(space, levels)
     supernet.train(training)
-    network.train(training)
-    expected = network(images)
-    assert expected.std() > 1e-3
-    torch.testing.assert_close(supernet(images, hard_weights(space, genotype)), expected, rtol=0, atol=1e-9)
+    for genotype in covering(space, levels):
+        network = DerivedNetwork(genotype).double().train(training)
+        inherit(network, supernet)
+        with torch.no_grad():
+            expected = network(images)
+            assert expected.std() > 1e-3
+            torch.testing.assert_close(supernet(images, hard_weights(space, genotype)), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("partial", [1, 4])
 @pytest.mark.parametrize("name", SPACES)
 def test_law_2_hard_mode_runs_the_genotype_alone(name: str, partial: int, training: bool) -> None:
+    """With NaN in all weights that a genotype does not use the output is the same, and no statistics of theirs move."""
     space = load_space(name)
-    supernet, genotype, images = make(space, 4, partial)
+    supernet, images = make(space, 4, partial)
     supernet.train(training)
-    expected = supernet(images, hard_weights(space, genotype))
-    statistics = {k: v.clone() for k, v in supernet.state_dict().items() if "running" in k}
-    poison_unused(supernet, genotype)
-    actual = HardNetwork(supernet, genotype)(images)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
-    if not training:
-        assert all(torch.equal(v, statistics[k]) or v.isnan().all() for k, v in supernet.state_dict().items() if "running" in k)
+    before = {key: value.clone() for key, value in supernet.state_dict().items()}
+    for genotype in covering(space, 4):
+        with torch.no_grad():
+            expected = supernet(images, hard_weights(space, genotype))
+            supernet.load_state_dict(before)
+            poison_unused(supernet, genotype)
+            unused = [key for key, value in supernet.state_dict().items() if value.isnan().any()]
+            actual = HardNetwork(supernet, genotype)(images)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
+        after = supernet.state_dict()
+        for key in before:
+            if "running" in key:
+                still = torch.equal(after[key], before[key])
+                assert still == (not training or key.rpartition(".")[0] + ".weight" in unused), key
+        supernet.load_state_dict(before)
 
 
 def poison_unused(supernet: Supernet, genotype: Genotype) -> None:
-    """NaN in every branch that the genotype does not use: running one would show."""
+    """NaN in all weights that the genotype does not use: of nodes and their inputs, of ops, of kernels in a family."""
+    kept = kept_up_nodes(genotype.path, genotype.levels)
+    dropped = [f"up_{i}_{j}" for i, j in supernet.up_nodes if (i, j) not in kept]
+    for key in dropped:
+        fill_nan(supernet.cells[key])
+        fill_nan(supernet.inputs[key])
+    for i, j in kept:
+        poison_slots(supernet, genotype, i, j)
     for key, cell in supernet.cells.items():
-        cell_type = "down" if key.startswith("down") else "up"
-        kept = {(k, e.source): e.op for k, e in genotype.cell(cell_type).edges()}
-        for name, edge in cell.edges.items():
-            node, source = (int(part) for part in name.split("_"))
-            op = kept.get((node, source))
-            for single, module in edge.singles.items():
-                if single != op:
-                    fill_nan(module)
-            if edge.family is not None and (op is None or op not in [m.name for m in edge.family.members]):
-                fill_nan(edge.family)
+        if key not in dropped:
+            poison_ops(cell, dict(edges_of(genotype, "down" if key.startswith("down") else "up")))
+
+
+def edges_of(genotype: Genotype, cell_type: CellType) -> list[tuple[str, str]]:
+    """(name of the edge in a cell, op)."""
+    return [(f"{k}_{edge.source}", edge.op) for k, edge in genotype.cell(cell_type).edges()]
+
+
+def poison_slots(supernet: Supernet, genotype: Genotype, i: int, j: int) -> None:
+    """The blocks of an input convolution that belong to nodes which the cell path drops."""
+    conv = supernet.inputs[f"up_{i}_{j}"].conv
+    read = row_neighbours(genotype.path, genotype.levels, i, j)
+    for slot, m in enumerate(supernet.neighbours(i, j)):
+        if m not in read:
+            block = slice(slot * conv.channels, (slot + 1) * conv.channels)
+            conv.weight.data[:, block] = float("nan")
+            if conv.depthwise is not None:
+                conv.depthwise.data[block] = float("nan")
+
+
+def poison_ops(cell: torch.nn.Module, kept: dict[str, str]) -> None:
+    for name, edge in cell.edges.items():
+        op = kept.get(name)
+        for single, module in edge.singles.items():
+            if single != op:
+                fill_nan(module)
+        if edge.family is None:
+            continue
+        members = [member.name for member in edge.family.members]
+        if op not in members:
+            fill_nan(edge.family)
+        for member, kernel in zip(members, edge.family.kernels, strict=True):
+            if member != op:
+                kernel.data.fill_(float("nan"))
 
 
 def fill_nan(module: torch.nn.Module) -> None:

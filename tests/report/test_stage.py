@@ -19,7 +19,7 @@ from thrifty.space.genotype import Cell, Edge, Genotype, genotype_hash, save
 
 DOWN = Cell(((Edge(0, "avg_pool"), Edge(1, "dep_sep_conv_3")),))
 UP = Cell(((Edge(0, "identity"), Edge(1, "up_sample")),))
-LABELS = ("background", "left|right", "nuclei")
+LABELS = ("background", "left|right", "nuclei", "in no case")
 PATIENTS = 12
 NETWORKS: dict[str, tuple[str, int | None, int, float]] = {
     "found_9000": ("genotype", 9_000, 8_765, 0.02),
@@ -38,16 +38,17 @@ def case_rows() -> list[dict[str, Any]]:
     base = np.random.default_rng(0).uniform(0.5, 0.8, PATIENTS)
     return [
         {"network": name, "seed": seed, "fold": "", "case": f"c{p}", "patient": f"p{p}", "class": k, "label": LABELS[k]}
-        | {"dice": base[p] + shift + 0.01 * seed, "iou": 0.5}
+        | {"dice": 1.0 if k == 3 else base[p] + shift + 0.01 * seed, "iou": 0.5, "truth_pixels": 0 if k == 3 else 9}
         for name, (_, _, _, shift) in NETWORKS.items()
         for seed in (0, 1)
         for p in range(PATIENTS)
-        for k in (1, 2)
+        for k in (1, 2, 3)
     ]
 
 
 def make_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     networks = []
+    rows = [row for row in rows if row["class"] != 3]
     for number, (name, (kind, budget, parameters, _)) in enumerate(NETWORKS.items()):
         per_seed = [float(np.mean([r["dice"] for r in rows if r["network"] == name and r["seed"] == s])) for s in (0, 1)]
         mean = float(np.mean(per_seed))
@@ -62,9 +63,10 @@ def make_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             }
         )  # fmt: skip
     sets = {"weights": 20, "architecture": 9, "selection": 7, "test": PATIENTS}
-    data = {"source": "SET", "cases": 48, "patients": 48, "channels": 1, "classes": 3, "labels": list(LABELS), "sets": sets}
+    data = {"source": "SET", "cases": 48, "patients": 48, "channels": 1, "classes": 4, "labels": list(LABELS), "sets": sets}
     cost = {"search": {"trials": 2, "seconds": 65.2, "cpu_hours": 0.0181, "gpu_hours": 0.0}}
     return {"schema": 1, "study": "small", "thrifty": "0.1.0", "data": data, "networks": networks, "missing": ["unetpp/seed_0"],
+            "notes": ["class in no case is in no test case; no mean counts it"],
             "searches": [search_row(0), search_row(1)], "cost": cost}  # fmt: skip
 
 
@@ -127,11 +129,29 @@ def write_examples(run: Run, folder: Path) -> None:
         for k, rank in enumerate(("worst", "median", "best")):
             prediction = store.mask(store.indices([f"c{k}"])[0]).copy()
             prediction[: 4 + k] = 0
-            file = run.root / "evaluate" / "examples" / network / f"c{k}.png"
+            file = run.example(network, f"c{k}")
             file.parent.mkdir(parents=True, exist_ok=True)
             imsave(file, prediction, check_contrast=False)
-            listed.append({"case": f"c{k}", "rank": rank, "network": network, "file": file.relative_to(run.root).as_posix()})
-    write_json(run.root / "evaluate" / "examples.json", {"examples": listed})
+            listed.append(
+                {"case": f"c{k}", "rank": rank, "dice": 0.5, "network": network, "seed": 4, "fold": None}
+                | {"weights_sha256": "x", "file": file.relative_to(run.root).as_posix()}
+            )
+    write_json(run.examples, listed)
+
+
+def candidate(number: int, parameters: int, dice: float, **origin: Any) -> dict[str, Any]:
+    return {"group": "b9000_w8_d3", "number": number, "parameters": parameters, "dice": dice, "spread": 0.03, "score": dice,
+            "by_supernet": {}, "origin": {"stray": 0.0, **origin}, "genotype": {"path": [1]}}  # fmt: skip
+
+
+def write_selection(run: Run) -> None:
+    """Three candidates of two networks; the middle one is beaten in both."""
+    small, beaten = candidate(0, 6_000, 0.4, source="mean"), candidate(1, 7_000, 0.3, source="mean")
+    best = candidate(2, 8_100, 0.55, source="b9000_w8_d3_s1", stray=1.256)
+    write_jsonl(run.evaluations, [small, beaten, best])
+    write_json(run.select_result, {"trial": "select", "seconds": 90.0, "cpus": 2, "gpus": 0})
+    outcome = {"evaluated": 3, "networks": 2, "chosen": {"9000": best}, "front": [small, best]}
+    write_json(run.pareto, {"schema": 1, **outcome})
 
 
 def whole_run(root: Path) -> tuple[Study, Run, dict[str, Any]]:
@@ -139,13 +159,14 @@ def whole_run(root: Path) -> tuple[Study, Run, dict[str, Any]]:
     run = open_run(root / "run", study)
     write_json(run.environment, {"thrifty": "0.1.0", "packages": {"torch": "2.13.0"}, "gpus": [], "earlier": [{"cores": 2}]})
     write_searches(run)
+    write_selection(run)
     save(run.genotype(9_000), GENOTYPE)
     summary = write_evaluation(run)
     write_examples(run, root / "set")
     return study, run, summary
 
 
-GENOTYPE = Genotype(DOWN, UP, (1,), 8, 3, 1, 3, "tiny", Frame())
+GENOTYPE = Genotype(DOWN, UP, (1,), 8, 3, 1, 4, "tiny", Frame())
 
 
 def section(text: str, title: str) -> str:
@@ -228,12 +249,35 @@ def test_searches_genotypes_cost_and_settings(complete: tuple[Run, dict[str, Any
     assert "48 cases of 48 patients" in section(text, "Data") and "20 weights" in section(text, "Data")
 
 
+def test_selection_says_what_was_scored_and_chosen(complete: tuple[Run, dict[str, Any], str]) -> None:
+    text = section(complete[2], "Selection")
+    assert "3 candidates were scored, 2 of them different networks. That took 90.0 seconds (0.050 CPU-hours)." in text
+    (row,) = read_table(text)
+    assert row == {
+        "budget": "9,000",
+        "parameters": "8,100",
+        "idle": "10.0%",
+        "inherited Dice": "0.5500",
+        "spread over supernets": "0.0300",
+        "from search": "b9000_w8_d3_s1, noise 1.26",
+        "path": "[1]",
+    }
+
+
+def test_a_class_in_no_test_case_is_named_and_not_compared(complete: tuple[Run, dict[str, Any], str]) -> None:
+    text = complete[2]
+    assert "- class in no case is in no test case; no mean counts it." in section(text, "Networks")
+    assert "Dice in no case" not in text
+    assert read_table(section(text, "Comparisons"))[0]["difference, points"] == "+2.00", "two thirds of it if it were counted"
+
+
 def test_every_picture_is_there_and_used(complete: tuple[Run, dict[str, Any], str]) -> None:
     run, _, text = complete
     linked = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text))
     there = {path.name for path in run.report.parent.iterdir()} - {"report.md"}
-    names = {"dice_parameters.svg", "search_b9000_w8_d3_e2.svg", "genotype_9000.svg", "cases_found_9000.png"}
+    names = {"dice_parameters.svg", "search_b9000_w8_d3_e2.svg", "selection.svg", "genotype_9000.svg", "cases_found_9000.png"}
     assert linked == there == names
+    assert "test cases by found_9000, seed 4]" in text
     assert "All networks are shown on the same cases: the worst, median and best of `found_9000`." in text
 
 
@@ -256,7 +300,8 @@ def test_report_of_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", study)
     run_stage(study, run)
     text = run.report.read_text()
-    for line in ("there is no verdict", "No network is evaluated yet", "No search has finished yet", "No genotype is chosen yet",
+    for line in ("there is no verdict", "No network is evaluated yet", "No search has finished yet",
+                 "Nothing is selected yet", "No genotype is chosen yet",
                  "no example predictions yet", "ledger is not written yet", "Research use only"):  # fmt: skip
         assert line in text
     assert [path.name for path in run.report.parent.iterdir()] == ["report.md"]
@@ -285,13 +330,29 @@ def test_malformed_summary_is_one_clear_line(tmp_path: Path, broken: str) -> Non
     assert "\n" not in str(raised.value) and not run.report.exists()
 
 
+def test_examples_that_are_no_list_are_refused(tmp_path: Path) -> None:
+    study = make_study()
+    run = open_run(tmp_path / "run", study)
+    write_json(run.examples, {"examples": []})
+    with pytest.raises(ThriftyError, match=r"examples\.json holds no list of examples"):
+        run_stage(study, run)
+
+
+def test_half_a_selection_is_one_clear_line(tmp_path: Path) -> None:
+    study = make_study()
+    run = open_run(tmp_path / "run", study)
+    write_json(run.pareto, {"schema": 1, "networks": 1, "front": [{}], "chosen": {}})
+    with pytest.raises(ThriftyError, match=r"group, parameters, dice, spread, score, origin, genotype missing"):
+        run_stage(study, run)
+
+
 def test_prediction_of_another_size_is_refused(tmp_path: Path) -> None:
     from skimage.io import imsave
 
     study = make_study()
     run = open_run(tmp_path / "run", study)
     write_examples(run, tmp_path / "set")
-    imsave(run.root / "evaluate" / "examples" / "found_9000" / "c0.png", np.zeros((5, 5), np.uint8), check_contrast=False)
+    imsave(run.example("found_9000", "c0"), np.zeros((5, 5), np.uint8), check_contrast=False)
     with pytest.raises(ThriftyError, match=r"c0\.png has the size \(5, 5\), its case \(20, 24\)"):
         run_stage(study, run)
     assert not run.report.exists()

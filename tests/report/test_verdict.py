@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from thrifty.errors import ThriftyError
 from thrifty.report.facts import patient_scores
 from thrifty.report.verdict import FEWEST, Comparison, compare, paired_interval, signed_points, verdict_text
 
@@ -161,9 +162,20 @@ def test_points_have_a_sign() -> None:
 
 
 def test_patient_scores_average_classes_and_cases_then_seeds() -> None:
-    """Seed 0 has two cases of two classes, seed 1 has one: each seed counts once."""
+    """Seed 0 has two cases of two classes, seed 1 has one: each seed counts once. Class 3 is in no case and does not count."""
+    values = [
+        ("0", "a", "1", "0.2"),
+        ("0", "a", "2", "0.4"),
+        ("0", "b", "1", "0.6"),
+        ("0", "b", "2", "0.8"),
+        ("1", "a", "1", "0.9"),
+    ]
+    absent = [(seed, case, "3", "1.0") for seed, case in (("0", "a"), ("0", "b"), ("1", "a"))]
+    common = {"network": "n", "fold": "", "patient": "p"}
     rows = [
-        {"network": "n", "seed": seed, "fold": "", "patient": "p", "case": case, "dice": dice}
-        for seed, case, dice in [("0", "a", "0.2"), ("0", "a", "0.4"), ("0", "b", "0.6"), ("0", "b", "0.8"), ("1", "a", "0.9")]
+        {**common, "seed": seed, "case": case, "class": number, "dice": dice, "truth_pixels": "0" if number == "3" else "5"}
+        for seed, case, number, dice in values + absent
     ]
     assert patient_scores(rows) == {"n": {"p": pytest.approx((0.5 + 0.9) / 2)}}
+    with pytest.raises(ThriftyError, match="numbers as class and truth_pixels"):
+        patient_scores([{**common, "seed": "0", "class": "1", "dice": "1.0"}])

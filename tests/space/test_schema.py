@@ -53,12 +53,15 @@ def test_unknown_space_names_the_nearest() -> None:
         ({"ops": {"down": ["up_sample"], "up": ["up_sample"], "normal": ["identity"]}}, "'up_sample' is no down op"),
         ({"ops": {"down": ["max_pool"], "up": ["up_sample"], "normal": ["none"]}}, "only 'none'"),
         ({"ops": {"down": ["max_pool", "max_pool"], "up": ["up_sample"], "normal": ["identity"]}}, "twice"),
-        ({"fixed": {"input_conv": "conv_9"}}, "'conv_9', allowed are conv_1, conv_3, sep_3"),
-        ({"fixed": {"stem_kernel": 4}}, "stem_kernel is 4"),
+        ({"fixed": {"input_conv": "conv_9"}}, "'fixed.input_conv' is 'conv_9': allowed is 'conv_1', 'conv_3' or 'sep_3'"),
+        ({"fixed": {"stem_kernel": 4}}, "'fixed.stem_kernel' is 4: allowed is 1, 3, 5 or 7"),
         ({"node": 3}, "unknown key 'node'; did you mean 'nodes'"),
         ({"nodes": "two"}, "'nodes' is 'two'"),
         ({"schema": 2}, "schema"),
         ({"path": [0]}, "4 levels have 2"),
+        ({"path": "serched"}, "'path' is 'serched': give searched, plain or full"),
+        ({"widths": {"smallest": 9, "largest": 3}}, "widths.smallest is 9, above widths.largest"),
+        ({"ops": {"down": [], "up": ["up_sample"], "normal": ["identity"]}}, "'ops.down' is"),
     ],
 )
 def test_mistakes_of_a_space_are_named_with_the_file(tmp_path: Path, changes: dict, words: str) -> None:
@@ -66,6 +69,37 @@ def test_mistakes_of_a_space_are_named_with_the_file(tmp_path: Path, changes: di
         load_space(write(tmp_path, **changes))
     assert "space.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_of_a_space_is_told_at_once(tmp_path: Path) -> None:
+    wrong = {"down": ["max_pol", "up_sample"], "up": ["up_sampl", "up_sampl"], "normal": ["identty", "none"]}
+    fixed = {"stem_kernel": 4, "input_conv": "conv_11", "row_factors": [1, 0]}
+    widths = {"smallest": 9, "largest": 3}
+    with pytest.raises(ThriftyError) as caught:
+        load_space(write(tmp_path, ops=wrong, fixed=fixed, widths=widths, path=[0], node=3, about=None))
+    message = str(caught.value)
+    assert "\n" not in message and "10 mistakes: " in message
+    for words in (
+        "'max_pol' is no down op; did you mean 'max_pool'?",
+        "'up_sample' is no down op",
+        "'up_sampl' is no up op; did you mean 'up_sample'?",
+        "an op is named twice",
+        "'identty' is no normal op; did you mean 'identity'?",
+        "'fixed.stem_kernel' is 4",
+        "'fixed.input_conv' is 'conv_11': allowed is 'conv_1', 'conv_3' or 'sep_3'; did you mean 'conv_1'?",
+        "'fixed.row_factors.1' is 0",
+        "widths.smallest is 9, above widths.largest",
+        "4 levels have 2 to decide on",
+        "unknown key 'node'; did you mean 'nodes'?",
+        "'about' is None",
+    ):
+        assert words in message, words
+
+
+def test_every_own_op_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, ops={"down": ["no_module:A"], "up": ["no_module:B"], "normal": ["identity"]})
+    with pytest.raises(ThriftyError, match=r"space.yaml: .*'no_module:A' cannot be imported.*'no_module:B' cannot be imported"):
+        load_space(path, allow_code=True)
 
 
 def test_own_op_runs_only_when_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,8 +159,8 @@ def describe(data: Data, store: Store, splits: Splits) -> DataReport:
 
 
 def most_levels(patch: tuple[int, int]) -> int:
-    """The most levels for a patch (rows, columns): the lowest of D levels has 1 / 2^D of its resolution."""
-    levels = 0
+    """The most levels for a patch (rows, columns), at least 2: the lowest of D levels has 1 / 2^D of its resolution."""
+    levels = 2
     while min(patch) >> (levels + 1) >= LEAST_PIXELS:
         levels += 1
     return levels

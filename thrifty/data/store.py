@@ -10,7 +10,6 @@ It is built in a neighbouring folder that then takes the name, so a store that e
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -28,8 +27,8 @@ from thrifty.data.cases import Case, Problems, Sample, Source, Unreadable, name_
 from thrifty.data.classes import check_foreground, check_values, map_classes
 from thrifty.data.decode import joined_type
 from thrifty.data.sources import ADVICE, find_source
-from thrifty.errors import ThriftyError, nearest
-from thrifty.results import read_json, user_errors
+from thrifty.errors import ThriftyError, nearest, one_line
+from thrifty.results import make_folder, read_json, umask, user_errors
 
 SCHEMA = 1
 
@@ -94,7 +93,7 @@ def build_store(data: Data, folder: Path) -> Store:
             folder cannot be written.
     """
     if (folder / "index.json").is_file():
-        _check_same(read_json(folder / "index.json"), data, folder)
+        _check_same(_read_index(folder), data, folder)
         return open_store(folder)
     source = find_source(data)
     with user_errors(folder), _beside(folder) as part:
@@ -112,27 +111,47 @@ def build_store(data: Data, folder: Path) -> Store:
 def open_store(folder: Path) -> Store:
     """
     Raises:
-        ThriftyError: no store there, one of another version, or files that do not belong together.
+        ThriftyError: no store there, one of another version, or files that are missing, damaged or do not belong together.
     """
+    index = _read_index(folder)
+    try:
+        store = Store(
+            cases=tuple(_case(row) for row in index["cases"]),
+            channels=index["channels"],
+            classes=len(index["labels"]),
+            labels=tuple(index["labels"]),
+            fingerprint=index["fingerprint"],
+            places=tuple(Place(r["image"], r["mask"], tuple(r["class_pixels"]), r["digest"]) for r in index["cases"]),
+            decoded_types=index["decoded_types"],
+            images=_mapped(folder / "images.bin", np.dtype(index["dtype"])),
+            masks=_mapped(folder / "masks.bin", np.dtype(np.uint8)),
+        )
+        sizes = index["pixels"] * store.channels, index["pixels"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ThriftyError(f"{folder / 'index.json'} is damaged ({one_line(repr(error))}); {_again(folder)}") from None
+    if (len(store.images), len(store.masks)) != sizes:
+        raise ThriftyError(f"{folder}: the files have another size than index.json says; {_again(folder)}")
+    return store
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder} to decode the data again"
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
     index = read_json(folder / "index.json")
-    if index.get("schema") != SCHEMA:
-        raise ThriftyError(f"{folder} has schema {index.get('schema')}, this version reads {SCHEMA}; remove it to decode again")
-    dtype = np.dtype(index["dtype"])
-    images = np.memmap(folder / "images.bin", dtype, mode="r").view(np.ndarray)
-    masks = np.memmap(folder / "masks.bin", np.uint8, mode="r").view(np.ndarray)
-    if len(masks) != index["pixels"] or len(images) != index["pixels"] * index["channels"]:
-        raise ThriftyError(f"{folder}: the files have another size than index.json says; remove the folder to decode again")
-    return Store(
-        cases=tuple(_case(row) for row in index["cases"]),
-        channels=index["channels"],
-        classes=len(index["labels"]),
-        labels=tuple(index["labels"]),
-        fingerprint=index["fingerprint"],
-        places=tuple(Place(r["image"], r["mask"], tuple(r["class_pixels"]), r["digest"]) for r in index["cases"]),
-        decoded_types=index["decoded_types"],
-        images=images,
-        masks=masks,
-    )
+    found = index.get("schema") if isinstance(index, dict) else None
+    if found != SCHEMA:
+        raise ThriftyError(f"{folder / 'index.json'} has schema {found}, this version reads {SCHEMA}; {_again(folder)}")
+    return index
+
+
+def _mapped(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
+    try:
+        return np.memmap(path, dtype, mode="r").view(np.ndarray)
+    except (OSError, ValueError) as error:  # ValueError: an empty file, or half a number at its end
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise ThriftyError(f"{path} cannot be read ({reason}); {_again(path.parent)}") from None
 
 
 def _case(row: dict[str, Any]) -> Case:
@@ -144,13 +163,10 @@ def _case(row: dict[str, Any]) -> Case:
 def _beside(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, gone afterwards unless it was renamed; parents made for it go too if all fails."""
     made = [parent for parent in (folder.parent, *folder.parent.parents) if not parent.exists()]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "a file, not a folder", str(folder.parent)) from None
+    make_folder(folder.parent)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
     try:
-        part.chmod(0o777 & ~_umask())
+        part.chmod(0o777 & ~umask())
         yield part
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -159,12 +175,6 @@ def _beside(folder: Path) -> Iterator[Path]:
                 parent.rmdir()
         raise
     shutil.rmtree(part, ignore_errors=True)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
 
 
 def _fill(source: Source, part: Path) -> dict[str, Any]:

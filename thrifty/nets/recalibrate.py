@@ -25,5 +25,5 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
             norm.momentum = 1.0 / count
         network(images)
     for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
+        norm.momentum = momentum  # pyrefly: ignore[bad-assignment]
     network.eval()

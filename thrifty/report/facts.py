@@ -9,7 +9,8 @@ from typing import Any
 
 from thrifty.config import Study
 from thrifty.errors import ThriftyError, one_line
-from thrifty.results import Run, read_json, read_jsonl
+from thrifty.metrics import present_classes
+from thrifty.results import Run, Trial, read_json, read_jsonl
 from thrifty.space.genotype import Genotype, load
 
 NETWORK_KEYS = (
@@ -17,13 +18,32 @@ NETWORK_KEYS = (
     "still_improving", "seconds",
 )  # fmt: skip
 SEARCH_KEYS = ("trial", "seed", "budget", "width", "levels", "epochs", "parameters", "dice", "seconds")
+CANDIDATE_KEYS = ("group", "parameters", "dice", "spread", "score", "origin", "genotype")
 Row = Mapping[str, Any]
 Setting = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
+class Selection:
+    """What the selection scored (`candidates`), the front of it, and the chosen ones by budget.
+
+    `networks` is how many different networks the candidates are; `seconds` and `cpu_hours` are None where not recorded.
+    """
+
+    candidates: tuple[Row, ...]
+    networks: int
+    front: tuple[Row, ...]
+    chosen: Mapping[int, Row]
+    seconds: float | None
+    cpu_hours: float | None
+
+
+@dataclass(frozen=True)
 class Facts:
-    """`scores`: Dice of every network by patient. `epochs`: for (budget, width, levels, epochs) the epochs of every seed."""
+    """`scores`: Dice of every network by patient. `epochs`: for (budget, width, levels, epochs) the epochs of every seed.
+
+    `counted`: the classes that means are taken of, None where nothing is evaluated yet.
+    """
 
     study: Study
     run: Run
@@ -31,7 +51,9 @@ class Facts:
     searches: tuple[Row, ...]
     running: int
     epochs: Mapping[Setting, Mapping[str, list[dict[str, Any]]]]
+    selection: Selection | None
     genotypes: Mapping[int, Genotype]
+    counted: frozenset[int] | None
     scores: Mapping[str, Mapping[str, float]]
     examples: tuple[Row, ...]
     environment: dict[str, Any] | None
@@ -48,24 +70,27 @@ def gather(study: Study, run: Run) -> Facts:
         ThriftyError: a file of the run is there but is not what its stage writes.
     """
     summary = _summary(run)
-    finished = sorted(run.search.glob("*/result.json"))
-    results = [read_json(path) for path in finished]
-    for path, row in zip(finished, results, strict=True):
-        _need(row, SEARCH_KEYS, str(path))
-    running = sum(not (path.parent / "result.json").is_file() for path in run.search.glob("*/epochs.jsonl"))
+    trials = [Trial(folder) for folder in sorted(run.search.glob("*"))]
+    finished = [trial for trial in trials if trial.done]
+    results = [read_json(trial.result) for trial in finished]
+    for trial, row in zip(finished, results, strict=True):
+        _need(row, SEARCH_KEYS, str(trial.result))
     epochs: dict[Setting, dict[str, list[dict[str, Any]]]] = {}
-    for path, row in zip(finished, results, strict=True):
+    for trial, row in zip(finished, results, strict=True):
         setting = (row["budget"], row["width"], row["levels"], row["epochs"])
-        epochs.setdefault(setting, {})[f"seed {row['seed']}"] = read_jsonl(path.parent / "epochs.jsonl")
+        epochs.setdefault(setting, {})[f"seed {row['seed']}"] = read_jsonl(trial.record)
+    rows = _per_case(run)
     return Facts(
         study=study,
         run=run,
         summary=summary,
         searches=tuple(summary["searches"] if summary else results),
-        running=running,
+        running=sum(trial.record.is_file() and not trial.done for trial in trials),
         epochs={setting: epochs[setting] for setting in sorted(epochs)},
+        selection=_selection(run),
         genotypes={b: load(run.genotype(b), study.allow_code) for b in study.sizes if run.genotype(b).is_file()},
-        scores=patient_scores(_per_case(run)),
+        counted=_counted(rows) if rows else None,
+        scores=patient_scores(rows),
         examples=tuple(_examples(run)),
         environment=read_json(run.environment) if run.environment.is_file() else None,
         cost=summary["cost"] if summary else (read_json(run.ledger).get("cost", {}) if run.ledger.is_file() else {}),
@@ -92,16 +117,32 @@ def _need(value: Any, keys: Sequence[str], where: str) -> None:
         raise ThriftyError(f"{where}: {', '.join(missing)} missing; remove that file and run its stage again")
 
 
+def _selection(run: Run) -> Selection | None:
+    if not run.pareto.is_file():
+        return None
+    outcome, candidates = read_json(run.pareto), read_jsonl(run.evaluations)
+    _need(outcome, ("networks", "chosen", "front"), str(run.pareto))
+    for row in [*outcome["front"], *outcome["chosen"].values(), *candidates]:
+        _need(row, CANDIDATE_KEYS, str(run.pareto.parent))
+    spent = read_json(run.select_result) if run.select_result.is_file() else None
+    return Selection(
+        candidates=tuple(candidates),
+        networks=outcome["networks"],
+        front=tuple(outcome["front"]),
+        chosen={int(budget): row for budget, row in outcome["chosen"].items()},
+        seconds=spent["seconds"] if spent else None,
+        cpu_hours=spent["seconds"] * spent["cpus"] / 3600 if spent else None,
+    )
+
+
 def _examples(run: Run) -> Sequence[Row]:
-    path = run.root / "evaluate" / "examples.json"
-    if not path.is_file():
+    if not run.examples.is_file():
         return []
-    value = read_json(path)
-    rows = value["examples"] if isinstance(value, dict) and "examples" in value else value
+    rows = read_json(run.examples)
     if not isinstance(rows, list):
-        raise ThriftyError(f"{path} holds no list of examples; remove it and run `thrifty evaluate` again")
+        raise ThriftyError(f"{run.examples} holds no list of examples; remove it and run `thrifty evaluate` again")
     for row in rows:
-        _need(row, ("case", "rank", "network", "file"), str(path))
+        _need(row, ("case", "rank", "network", "seed", "file"), str(run.examples))
     return rows
 
 
@@ -112,8 +153,17 @@ def _per_case(run: Run) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def _counted(rows: Sequence[Row]) -> frozenset[int]:
+    try:
+        return present_classes(rows)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ThriftyError(f"per_case.csv needs numbers as class and truth_pixels: {one_line(repr(error))}") from None
+
+
 def patient_scores(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Dice by network and patient: the mean over the rows (cases and classes) of each seed and fold, then over these.
+
+    A class that no case holds is not counted, as in the summary.
 
     Args:
         rows: of per_case.csv, one for each network, seed, fold, case and class.
@@ -122,8 +172,11 @@ def patient_scores(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         ThriftyError: a column is missing or holds no number.
     """
     sums: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
+    counted = _counted(rows)
     try:
         for row in rows:
+            if int(row["class"]) not in counted:
+                continue
             runs = sums.setdefault((row["network"], row["patient"]), {})
             runs.setdefault((row["seed"], row.get("fold") or ""), []).append(float(row["dice"]))
     except (KeyError, TypeError, ValueError) as error:

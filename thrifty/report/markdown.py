@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from thrifty.report.facts import Facts, Row
+from thrifty.report.facts import Facts, Row, Selection
 from thrifty.report.pictures import Pictures
 from thrifty.report.verdict import Comparison, interval_text, signed_points, verdict_text
 from thrifty.space.cost import count
@@ -16,6 +16,13 @@ RESEARCH_ONLY = "**Research use only. Not a medical device.**"
 COMMON_COLUMNS = ("network", "parameters", "MACs", "Dice", "sd over seeds", "95 % interval", "IoU", "HD95")
 LAST_COLUMNS = ("Dice of volumes", "seeds", "still improving", "training, s")
 SEARCH_COLUMNS = ("seed", "budget", "width", "levels", "epochs", "parameters", "idle", "Dice", "collapsed", "seconds")
+SELECTION_COLUMNS = ("budget", "parameters", "idle", "inherited Dice", "spread over supernets", "from search", "path")
+SELECTION_NOTE = (
+    "Inherited Dice is that on the selection cases with weights of the supernets, the mean over all that have the candidate's "
+    "width and levels; `spread over supernets` is its standard deviation over them. `from search` names the search whose "
+    "distribution the candidate was decoded from (`mean`: the mean of all), with the noise that was put on it; `idle` is the "
+    "share of the budget that it leaves unused."
+)
 NETWORKS_NOTE = (
     "Dice, IoU and HD95 are means over the patients of the test set, seeds averaged. The 95 % interval (BCa bootstrap) is over "
     "patients: it says nothing about other seeds, whose spread is the sd beside it. MACs are those of one training patch. "
@@ -31,7 +38,7 @@ COMPARISON_NOTE = (
 
 
 def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mapping[str, Pictures]) -> str:
-    """The whole report; `pictures` by section: pareto, searches, genotypes, cases."""
+    """The whole report; `pictures` by section: pareto, searches, selection, genotypes, cases."""
     parts = [
         f"# {facts.study.name}: report",
         verdict_text(facts.networks, comparisons),
@@ -39,6 +46,7 @@ def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mappi
         *_networks(facts, pictures["pareto"]),
         *_comparisons(comparisons),
         *_searches(facts, pictures["searches"]),
+        *_selection(facts.selection, pictures["selection"]),
         *_genotypes(facts, pictures["genotypes"]),
         *_cases(facts, pictures["cases"]),
         *_cost(facts.cost),
@@ -100,7 +108,8 @@ def _still_missing(facts: Facts) -> list[str]:
     missing = (facts.summary or {}).get("missing", [])
     if missing:
         lines.append(f"Trainings that had not finished and are not in the table: {', '.join(missing)}.")
-    return lines
+    noted = (facts.summary or {}).get("notes", [])
+    return [*lines, *(["\n".join(f"- {note}." for note in noted)] if noted else [])]
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> list[str]:
@@ -150,6 +159,23 @@ def _search_row(row: Row) -> list[str]:
     whole = [f"{row[key]:,}" for key in ("seed", "budget", "width", "levels", "epochs", "parameters")]
     collapsed = "yes" if row.get("collapsed") else "no"
     return [*whole, f"{1 - row['parameters'] / row['budget']:.1%}", _number(row["dice"]), collapsed, f"{row['seconds']:.1f}"]
+
+
+def _selection(selection: Selection | None, pictures: Pictures) -> list[str]:
+    if selection is None:
+        return ["## Selection", "Nothing is selected yet; `thrifty select` scores candidates before this table."]
+    text = f"{len(selection.candidates):,} candidates were scored, {selection.networks:,} of them different networks."
+    if selection.seconds is not None and selection.cpu_hours is not None:
+        text += f" That took {selection.seconds:.1f} seconds ({selection.cpu_hours:.3f} CPU-hours)."
+    rows = (_selection_row(budget, row) for budget, row in selection.chosen.items())
+    return ["## Selection", text, table(SELECTION_COLUMNS, rows), SELECTION_NOTE, *_images(pictures)]
+
+
+def _selection_row(budget: int, row: Row) -> list[str]:
+    origin, idle = row["origin"], f"{1 - row['parameters'] / budget:.1%}"
+    source = origin["source"] + (f", noise {origin['stray']:.2f}" if origin.get("stray") else "")
+    dice = [_number(row["dice"]), _number(row["spread"])]
+    return [f"{budget:,}", f"{row['parameters']:,}", idle, *dice, source, str(list(row["genotype"]["path"]))]
 
 
 def _genotypes(facts: Facts, pictures: Pictures) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,19 @@ def searches(facts: Facts, folder: Path) -> Pictures:
     return drawn
 
 
+def selection(facts: Facts, folder: Path) -> Pictures:
+    from thrifty.plots.selection import draw_selection
+
+    found = facts.selection
+    if found is None or not found.candidates:
+        return []
+    draw_selection(found.candidates, found.front, found.chosen, folder / "selection.svg")
+    risk = facts.study.select.risk
+    by = "of Dice" if risk == 0 else f"of Dice minus {risk:g} times its spread"
+    caption = f"candidates of the selection: inherited Dice against parameters, the front {by}, the chosen and their budgets"
+    return [("selection.svg", caption)]
+
+
 def genotypes(facts: Facts, folder: Path) -> Pictures:
     from thrifty.plots.lattice import draw_genotype
 
@@ -77,8 +91,14 @@ def cases(facts: Facts, folder: Path) -> Pictures:
     for network in dict.fromkeys(row["network"] for row in present):
         examples = [_example(facts, store, row) for row in present if row["network"] == network]
         draw_cases(examples, store.labels, folder / f"cases_{network}.png")
-        drawn.append((f"cases_{network}.png", f"test cases by {network}"))
+        drawn.append((f"cases_{network}.png", f"test cases by {network}, {_run_of(present, network)}"))
     return drawn
+
+
+def _run_of(rows: Sequence[Row], network: str) -> str:
+    row = next(row for row in rows if row["network"] == network)
+    fold = row.get("fold")
+    return f"seed {row['seed']}" + (f", fold {fold}" if fold is not None else "")
 
 
 def _example(facts: Facts, store: Store, row: Row) -> Example:
@@ -94,5 +114,5 @@ def _example(facts: Facts, store: Store, row: Row) -> Example:
         raise ThriftyError(f"{row['file']} has the size {prediction.shape}, its case {truth.shape}; remove it and evaluate again")
     spacing = store.cases[index].spacing_mm
     name = row["case"] if len(row["case"]) <= TITLE_LENGTH else f"{row['case'][:12]}…{row['case'][-16:]}"
-    title = f"{row['rank']}\n{name}\nDice {foreground_dice(prediction, truth, store.classes):.3f}"
+    title = f"{row['rank']}\n{name}\nDice {foreground_dice(prediction, truth, store.classes, facts.counted):.3f}"
     return Example(title, store.image(index), truth, prediction, spacing[0] / spacing[1] if spacing else 1.0)

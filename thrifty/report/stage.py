@@ -21,6 +21,7 @@ def run_stage(study: Study, run: Run) -> None:
     drawn = {
         "pareto": pictures.pareto(facts, folder),
         "searches": pictures.searches(facts, folder),
+        "selection": pictures.selection(facts, folder),
         "genotypes": pictures.genotypes(facts, folder),
         "cases": pictures.cases(facts, folder),
     }

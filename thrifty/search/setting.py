@@ -34,7 +34,7 @@ class Setting:
 
 def derive_levels(space: Space, patch: tuple[int, int]) -> int:
     """The most levels, up to the space's own, with which the lowest level still sees 4x4 pixels of a patch."""
-    return max(2, min(space.levels, most_levels(patch)))
+    return min(space.levels, most_levels(patch))
 
 
 def expected_at_uniform(costs: Costs) -> float:

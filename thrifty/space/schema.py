@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from thrifty.config import PositiveInt, Section, Study, parse, read_yaml
+from thrifty.config import PositiveInt, Section, Study, parse, read_yaml, say
 from thrifty.errors import ThriftyError, nearest
 from thrifty.results import Run, write_text
 from thrifty.space import ops
@@ -19,26 +19,39 @@ from thrifty.space.genotype import CellType, Genotype, role_of
 from thrifty.space.path import all_paths, check_path, full_path, plain_path
 
 SCHEMA = 1
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Kernel = Literal[1, 3, 5, 7]
+Conv = Literal["conv_1", "conv_3", "sep_3"]
+Kept = Annotated[int, Field(ge=0, strict=True)]
+CellPath = Annotated[
+    Literal["searched", "plain", "full"] | tuple[Kept, ...],
+    say("give searched, plain or full, or for each diagonal the number of nodes that it keeps, as in [0, 1]"),
+]
 
 
 class OpSets(Section):
     """The ops that each kind of edge may choose from, in canonical order."""
 
-    down: Names
-    up: Names
-    normal: Names
+    down: tuple[str, ...]
+    up: tuple[str, ...]
+    normal: tuple[str, ...]
+
+    @field_validator("down", "up", "normal")
+    @classmethod
+    def _legal(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if problems := _op_problems(str(info.field_name), value):
+            raise ValueError("; ".join(problems))
+        return value
 
 
 class FrameKeys(Section):
     """The fixed parts, as in thrifty.space.frame.Frame."""
 
-    stem_kernel: PositiveInt = 3
-    stem_block: str = "sep_3"
-    input_conv: str = "conv_1"
-    output_conv: str = "conv_1"
-    classifier_kernel: PositiveInt = 3
-    row_factors: tuple[float, ...] = ()
+    stem_kernel: Kernel = 3
+    stem_block: Conv = "sep_3"
+    input_conv: Conv = "conv_1"
+    output_conv: Conv = "conv_1"
+    classifier_kernel: Kernel = 3
+    row_factors: tuple[Annotated[float, Field(gt=0)], ...] = ()
 
 
 class Widths(Section):
@@ -47,6 +60,12 @@ class Widths(Section):
     smallest: PositiveInt = 4
     largest: PositiveInt = 128
     step: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Widths:
+        if self.smallest > self.largest:
+            raise ValueError(f"widths.smallest is {self.smallest}, above widths.largest, which is {self.largest}")
+        return self
 
 
 class Space(Section):
@@ -57,21 +76,20 @@ class Space(Section):
     about: str
     nodes: Annotated[int, Field(ge=1, le=5)]
     levels: Annotated[int, Field(ge=2, le=8)]
-    path: Literal["searched", "plain", "full"] | tuple[int, ...] = "searched"
+    path: CellPath = "searched"
     widths: Widths = Widths()
     ops: OpSets
     fixed: FrameKeys = FrameKeys()
 
-    @model_validator(mode="after")
-    def _legal(self) -> Space:
-        Frame(**self.fixed.model_dump())
-        for role in ops.ROLES:
-            _check_ops(role, getattr(self.ops, role))
-        if self.widths.smallest > self.widths.largest:
-            raise ValueError("widths.smallest is above widths.largest")
-        if isinstance(self.path, tuple):
-            check_path(self.path, self.levels)
-        return self
+    @field_validator("path")
+    @classmethod
+    def _fits_levels(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, tuple) and "levels" in info.data:
+            try:
+                check_path(value, info.data["levels"])
+            except ThriftyError as error:
+                raise ValueError(str(error)) from None
+        return value
 
     @property
     def frame(self) -> Frame:
@@ -114,14 +132,19 @@ def decodable(names: Sequence[str]) -> list[bool]:
     return [ops.find(name).kind != "none" for name in names]
 
 
-def _check_ops(role: str, op_names: tuple[str, ...]) -> None:
-    if len(set(op_names)) != len(op_names):
-        raise ThriftyError(f"ops.{role} names an op twice: {', '.join(op_names)}")
-    for name in op_names:
-        if role not in ops.find(name).roles:
-            raise ThriftyError(f"ops.{role}: '{name}' is no {role} op; allowed are {', '.join(ops.names(role))}")
-    if not any(decodable(op_names)):
-        raise ThriftyError(f"ops.{role} has only 'none', which no genotype can have")
+def _op_problems(role: str, op_names: tuple[str, ...]) -> list[str]:
+    """Everything that is wrong with the ops of a role."""
+    allowed = ops.names(role)
+    own = [name for name in op_names if ":" in name and name not in allowed]
+    wrong = [name for name in op_names if name not in (*allowed, *own)]
+    problems = [f"the op '{name}' is code of the user's own: say allow_code: true in the study to run it" for name in own]
+    problems += [f"'{name}' is no {role} op{nearest(name, allowed)}" for name in wrong]
+    problems += [f"allowed are {', '.join(allowed)}"] if wrong or not op_names else []
+    if len(set(op_names)) < len(op_names):
+        problems.append("an op is named twice")
+    if op_names and set(op_names) <= {"none"}:
+        problems.append("there is only 'none', which no genotype can have")
+    return problems
 
 
 def load_space(name_or_path: str, allow_code: bool = False) -> Space:
@@ -139,11 +162,8 @@ def load_space(name_or_path: str, allow_code: bool = False) -> Space:
         path = known[name_or_path]
     values = read_yaml(path)
     if allow_code:
-        _register_own(values)
-    try:
-        return parse(Space, values, str(path))
-    except ThriftyError as error:
-        raise ThriftyError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        _register_own(values, path)
+    return parse(Space, values, str(path))
 
 
 def pin_space(study: Study, run: Run) -> Space:
@@ -167,12 +187,17 @@ def run_space(study: Study, run: Run) -> Space:
     return load_space(str(run.space) if run.space.is_file() else study.space, study.allow_code)
 
 
-def _register_own(values: dict[str, Any]) -> None:
-    sets = values.get("ops")
+def _register_own(values: dict[str, Any], path: Path) -> None:
+    sets, problems = values.get("ops"), []
     for op_names in sets.values() if isinstance(sets, dict) else ():
         for name in op_names if isinstance(op_names, list) else ():
             if isinstance(name, str) and ":" in name:
-                ops.register_own(name)
+                try:
+                    ops.register_own(name)
+                except ThriftyError as error:
+                    problems.append(str(error))
+    if problems:
+        raise ThriftyError(f"{path}: {'; '.join(dict.fromkeys(problems))}")
 
 
 def shipped(kind: str) -> dict[str, Path]:
