@@ -20,7 +20,7 @@ def test_the_seed_decides(build) -> None:
     first = build("phantoms", "a", phantoms=Phantoms(**small))
     assert build("phantoms", "b", phantoms=Phantoms(**small)).fingerprint == first.fingerprint
     assert build("phantoms", "c", phantoms=Phantoms(**small, seed=1)).fingerprint != first.fingerprint
-    assert build("phantoms", "d", phantoms=Phantoms(**small, seed=-1)).fingerprint != first.fingerprint
+    assert build("phantoms", "d", phantoms=Phantoms(**small, seed=2**32 - 1)).fingerprint != first.fingerprint
 
 
 @pytest.mark.parametrize("classes", range(2, 7))
