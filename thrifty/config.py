@@ -198,6 +198,10 @@ class Resources(Section):
     max_failures: Annotated[int, Field(ge=-1)] = 3  # retries of a trial whose worker died; -1: no end
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
+    def as_arguments(self) -> dict[str, Any]:
+        """What a trial function is told of its share of the machine."""
+        return {"device": self.device, "cpus": self.cpus_per_trial, "gpus": self.gpus_per_trial}
+
 
 class Budget(Section):
     """One budget setting of the searches. Width and levels are derived from the budget where they are not given."""

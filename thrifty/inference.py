@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -52,9 +52,14 @@ def _mirrored(size: int, stride: int) -> tuple[np.ndarray, int]:
 
 def forward_padded(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (B, classes, H, W) of images (B, C, H, W) of any size, padded to the network's stride on the way."""
+    return call_padded(network, images, stride_of(network))
+
+
+def call_padded(forward: Callable[[Tensor], Tensor], images: Tensor, stride: int) -> Tensor:
+    """`forward` of images (B, C, H, W), padded to multiples of `stride` on the way; the result is cut back to (H, W)."""
     height, width = images.shape[-2:]
-    padded, top, left = pad_to_stride(images, stride_of(network))
-    return network(padded)[..., top : top + height, left : left + width]
+    padded, top, left = pad_to_stride(images, stride)
+    return forward(padded)[..., top : top + height, left : left + width]
 
 
 def stride_of(network: nn.Module) -> int:
@@ -75,11 +80,12 @@ def predict_logits(network: nn.Module, images: Tensor, settings: Evaluate) -> Te
         return forward_padded(network, images)
     from monai.inferers import sliding_window_inference
 
-    padded, top, left = pad_to_stride(images, stride)
-    window = [min(size, largest) for size in padded.shape[-2:]]
-    blended = sliding_window_inference(padded, window, settings.batch, network, settings.overlap, mode="gaussian")
-    logits = cast("Tensor", blended)  # a tensor, as the network's output is
-    return logits[..., top : top + height, left : left + width]
+    def blended(padded: Tensor) -> Tensor:
+        window = [min(size, largest) for size in padded.shape[-2:]]
+        logits = sliding_window_inference(padded, window, settings.batch, network, settings.overlap, mode="gaussian")
+        return cast("Tensor", logits)  # a tensor, as the network's output is
+
+    return call_padded(blended, images, stride)
 
 
 def predict_cases(

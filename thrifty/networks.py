@@ -147,6 +147,4 @@ def trial_name(run: Run, key: Key) -> str:
 def trial_arguments(study: Study, run: Run, key: Key) -> dict[str, Any]:
     """What a trial is told. The resources are those of now: in run.yaml may be those of an earlier machine."""
     network, seed, fold = key
-    resources = study.resources
-    where = {"device": resources.device, "cpus": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
-    return {"run": str(run.root), "network": network, "seed": seed, "fold": fold, **where}
+    return {"run": str(run.root), "network": network, "seed": seed, "fold": fold, **study.resources.as_arguments()}

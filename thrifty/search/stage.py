@@ -37,15 +37,7 @@ def trial_name(setting: Setting, seed: int) -> str:
 
 
 def arguments(study: Study, run: Run, setting: Setting, seed: int) -> dict[str, Any]:
-    resources = study.resources
-    return {
-        "run": str(run.root),
-        "setting": setting.as_json(),
-        "seed": seed,
-        "cpus": resources.cpus_per_trial,
-        "gpus": resources.gpus_per_trial,
-        "device": resources.device,
-    }
+    return {"run": str(run.root), "setting": setting.as_json(), "seed": seed, **study.resources.as_arguments()}
 
 
 def candidate(run: Run, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from thrifty.config import Search
 from thrifty.data.batches import Batches
 from thrifty.errors import ThriftyError
-from thrifty.inference import pad_to_stride
+from thrifty.inference import call_padded
 from thrifty.losses import dice_ce
 from thrifty.nets.supernet import Relaxed, Supernet
 from thrifty.search.constraint import BudgetConstraint
@@ -111,10 +111,8 @@ class DifferentiableSearch:
 
     def _logits(self, images: Tensor, relaxed: Relaxed) -> Tensor:
         """Of patches of any size, padded to the stride on the way as in retraining."""
-        height, width = images.shape[-2:]
-        padded, top, left = pad_to_stride(images, self.supernet.stride)
         relaxed = relaxed if self.device.type == "cpu" else relaxed.to(self.device)
-        return self.supernet(padded, relaxed)[..., top : top + height, left : left + width]
+        return call_padded(lambda padded: self.supernet(padded, relaxed), images, self.supernet.stride)
 
     def _batch(self, batches: Batches, index: int, step: int) -> tuple[Tensor, Tensor]:
         images, masks = batches.draw(index, step)
