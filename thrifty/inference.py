@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from thrifty.config import Evaluate
 from thrifty.metrics import foreground_dice
+from thrifty.nets.recalibrate import recalibrate
 
 if TYPE_CHECKING:
     from thrifty.data.normalise import Normalisation
     from thrifty.data.store import Store
+    from thrifty.nets.supernet import HardNetwork
 
 
 @contextlib.contextmanager
@@ -126,3 +128,17 @@ def mean_dice(
     """Mean over the cases of their mean foreground Dice, at full size. This is what validation and selection go by."""
     predictions = predict_cases(network, store, indices, normalisation, settings, device)
     return float(np.mean([foreground_dice(labels, store.mask(index), store.classes) for index, labels in predictions]))
+
+
+def inherited_dice(
+    hard: HardNetwork,
+    images: Iterable[Tensor],
+    store: Store,
+    indices: Iterable[int],
+    normalisation: Normalisation,
+    settings: Evaluate,
+    device: torch.device,
+) -> float:
+    """`mean_dice` of a genotype with its supernet's weights, statistics first renewed on `images` (B, C, H, W)."""
+    recalibrate(hard, [pad_to_stride(batch, hard.stride)[0] for batch in images])
+    return mean_dice(hard, store, indices, normalisation, settings, device)

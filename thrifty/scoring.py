@@ -16,8 +16,7 @@ import torch
 from thrifty.config import Study
 from thrifty.data.batches import Batches
 from thrifty.data.prepare import Prepared, open_prepared, training_normalisation
-from thrifty.inference import mean_dice, pad_to_stride
-from thrifty.nets.recalibrate import recalibrate
+from thrifty.inference import inherited_dice
 from thrifty.nets.supernet import HardNetwork, Supernet
 from thrifty.nets.supernet_file import load_supernet
 from thrifty.results import read_run
@@ -80,5 +79,5 @@ class _Cases:
 
     def dice(self, supernet: Supernet, genotype: Genotype) -> float:
         network = HardNetwork(supernet, genotype)
-        recalibrate(network, [pad_to_stride(images, network.stride)[0] for images in self.images])
-        return mean_dice(network, self.store, self.selection, self.normalisation, self.study.evaluate, self.device)
+        settings = self.study.evaluate
+        return inherited_dice(network, self.images, self.store, self.selection, self.normalisation, settings, self.device)

@@ -11,8 +11,7 @@ import torch
 from thrifty.config import Study
 from thrifty.data.batches import Batches
 from thrifty.data.prepare import Prepared, open_prepared, training_normalisation
-from thrifty.inference import mean_dice, pad_to_stride
-from thrifty.nets.recalibrate import recalibrate
+from thrifty.inference import inherited_dice
 from thrifty.nets.supernet import HardNetwork
 from thrifty.nets.supernet_file import save_supernet
 from thrifty.results import Trial, read_run, write_json
@@ -45,7 +44,7 @@ def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> Non
     search = make_search(study, space, prepared, setting, arguments["seed"], device)
     record = run_epochs(search, setting.epochs, trial, report)
     decoded = search.decode()
-    dice = inherited_dice(study, prepared, search, decoded)
+    dice = architecture_dice(study, prepared, search, decoded)
     store = prepared.store
     save_supernet(trial.weights, search.supernet, store.channels, store.classes)
     write_json(trial.distribution, search.architecture.distribution().as_json())
@@ -87,14 +86,13 @@ def make_search(
     return DifferentiableSearch(costs, setting, study.search, data, device)
 
 
-def inherited_dice(study: Study, prepared: Prepared, search: DifferentiableSearch, decoded: Decoded) -> float:
+def architecture_dice(study: Study, prepared: Prepared, search: DifferentiableSearch, decoded: Decoded) -> float:
     """Dice of the decoded genotype on the architecture cases with the supernet's weights, statistics recalibrated."""
     network = HardNetwork(search.supernet, decoded.genotype)
     images = [search.data.weights.plain(step)[0] for step in range(study.select.recalibrate)]
-    recalibrate(network, [pad_to_stride(batch, network.stride)[0] for batch in images])
     indices = prepared.store.indices(prepared.splits.architecture)
     normalisation = search.data.weights.normalisation
-    return mean_dice(network, prepared.store, indices, normalisation, study.evaluate, search.device)
+    return inherited_dice(network, images, prepared.store, indices, normalisation, study.evaluate, search.device)
 
 
 def time_search_step(study: Study, prepared: Prepared, setting: Setting) -> float:
