@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from thrifty.search.relaxation import ArchitectureParameters, ExpectedParameters, entropies, inclusion, softmax_edges
+from thrifty.search.expected import ExpectedParameters
+from thrifty.search.relaxation import ArchitectureParameters, entropies, inclusion, softmax_edges
 from thrifty.space.cost import Costs, count
 from thrifty.space.distribution import Distribution
 from thrifty.space.genotype import CELL_TYPES, Cell, Edge, Genotype

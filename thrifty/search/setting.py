@@ -10,7 +10,8 @@ import torch
 from thrifty.config import Budget, Study
 from thrifty.data.report import most_levels
 from thrifty.errors import ThriftyError
-from thrifty.search.relaxation import ArchitectureParameters, ExpectedParameters
+from thrifty.search.expected import ExpectedParameters
+from thrifty.search.relaxation import ArchitectureParameters
 from thrifty.space.cost import Costs
 from thrifty.space.schema import Space
 

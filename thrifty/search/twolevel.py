@@ -16,7 +16,8 @@ from thrifty.inference import call_padded
 from thrifty.losses import dice_ce
 from thrifty.nets.supernet import Relaxed, Supernet
 from thrifty.search.constraint import BudgetConstraint
-from thrifty.search.relaxation import ArchitectureParameters, ExpectedParameters, entropies
+from thrifty.search.expected import ExpectedParameters
+from thrifty.search.relaxation import ArchitectureParameters, entropies
 from thrifty.search.setting import Setting
 from thrifty.space import ops
 from thrifty.space.cost import Costs, lattice_of
