@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from thrifty.check import check_study, examine
-from thrifty.config import Study
+from thrifty.check import Pace, check_study, examine
+from thrifty.config import Retrain, Study
 from thrifty.errors import ThriftyError
 from thrifty.results import open_run
 from thrifty.space.cost import Costs, count
@@ -22,6 +22,7 @@ VALUES = {
     "seeds": 2,
     "data": {"patch": 32, "phantoms": {"cases": 16, "patients": 8, "size": 32, "classes": 2}},
     "search": {"epochs": 3, "steps": 2, "batch": 2, "warmup": 1},
+    "select": {"finalists": 3, "short_seeds": 2},
     "retrain": {"epochs": 2, "steps": 2, "batch": 2, "seeds": 3, "random": 2, "baselines": ["scaled_unet"], "folds": 2},
 }
 
@@ -37,17 +38,34 @@ def test_sizes_and_numbers_are_true(results: Path) -> None:
     assert any(
         line.startswith("budget 6,000 parameters: width 8, 3 levels, 3 epochs") and line.endswith(expected) for line in lines
     )
-    assert "trials: 4 searches (2 seeds x 2 settings), 48 retrainings (8 networks x 3 seeds x 2 folds)" in lines
+    short = "up to 12 short trainings (3 finalists x 2 budgets x 2 seeds), "
+    trials = "trials: 4 searches (2 seeds x 2 settings), {}48 retrainings (8 networks x 3 seeds x 2 folds)"
+    assert trials.format(short) in lines
+    assert trials.format("") in list(examine(make_study(select={"finalists": 1}), timing=False))
     assert any(line.startswith("data: phantoms, 16 cases of 8 patients") for line in lines)
     assert not results.exists()
+
+
+def test_a_searched_depth_is_said_and_counted(results: Path) -> None:
+    lines = list(examine(make_study(search={**VALUES["search"], "depth": "searched"}), timing=False))
+    sizes = [count(genotype) for genotype in all_genotypes(load_space("tiny"), 8, 3, 1, 2, "searched")]
+    expected = f"has {len(sizes):,} genotypes there, from {min(sizes):,} to {max(sizes):,} parameters"
+    found = [line for line in lines if line.startswith("budget 6,000 parameters: width 8, 2 to 3 levels, 3 epochs")]
+    assert len(found) == 1 and found[0].endswith(expected)
 
 
 def test_the_cost_is_timed_here_for_every_kind_of_trial(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_study(make_study())
     printed = capsys.readouterr().out
     assert printed.count("cost of search") == 2 and printed.count("cost of retrain") == 4
+    assert "cost of select short trainings for found_9000: 6 x about" in printed and printed.count("cost of select") == 2
     assert "cost of retrain found_6000 and random genotypes: 18 x about" in printed
     assert "cost: about" in printed and not results.exists()
+
+
+def test_a_training_costs_its_steps_and_its_looks() -> None:
+    """5 epochs of 7 steps; looks after epochs 2, 4 and the last one."""
+    assert Pace(step=2.0, look=10.0).seconds(Retrain(epochs=5, steps=7, validate_every=2)) == 5 * 7 * 2 + 3 * 10
 
 
 def test_a_budget_below_the_smallest_network_names_that_size(results: Path) -> None:

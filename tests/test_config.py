@@ -64,8 +64,13 @@ def test_a_mistake_inside_a_list_finds_its_section(tmp_path: Path) -> None:
         ("name: a\nbudgets: 9000\nretrain: {seeds: []}\n", "'retrain.seeds' is []: give a number of seeds"),
         ("name: a\nbudgets: 9000\nselect: {seed: -1}\n", "'select.seed' is -1"),
         ("name: a\nbudgets: 9000\nselect: {seed: 4294967296}\n", "'select.seed' is 4294967296"),
+        ("name: a\nbudgets: 9000\nselect: {finalists: -1}\n", "'select.finalists' is -1"),
+        ("name: a\nbudgets: 9000\nselect: {short_epochs: 0}\n", "'select.short_epochs' is 0"),
+        ("name: a\nbudgets: 9000\nselect: {short_seeds: 0}\n", "'select.short_seeds' is 0"),
         ("name: a\nbudgets: 9000\ndata: {patch: [1, 2, 3]}\n", "two as [rows, columns]"),
         ("name: a\nbudgets: 1e4\n", "'budgets.0.parameters' is '1e4'"),
+        ("name: a\nbudgets: [{levels: 3}]\n", "'budgets.0' is {'levels': 3}: give parameters, or a width for a search without"),
+        ("name: a\nbudgets: [{width: 8}]\nsearch: {epochs: 2}\n", "the search for width 8 without a limit has only 2 epochs"),
         ("name: a\nbudgets: 9000\nsearch: 7\n", "keys are epochs, steps"),
         ("name: a\nbudgets: 9000\ndata: {fractions: {test: 0.9}}\n", "sum to"),
         ("name: a\nbudgets: 9000\nsearch: {penalty: .nan}\n", "finite"),
@@ -107,6 +112,21 @@ def test_a_search_that_would_only_warm_up_is_refused(tmp_path: Path, text: str, 
 def test_a_warm_up_too_long_is_told_with_the_other_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ThriftyError, match=r"3 mistakes: .*seeds.*search.warmup is 5.*unknown key 'serch'"):
         read_study(write(tmp_path, "name: a\nbudgets: 9000\nsearch: {epochs: 2}\nseeds: []\nserch: 1\n"))
+
+
+def test_short_trainings_longer_than_a_retraining_are_refused(tmp_path: Path) -> None:
+    rest = "name: a\nbudgets: 9000\n"
+    for text in ("select: {short_epochs: 31}", "select: {short_epochs: 13}\nretrain: {epochs: 12}"):
+        with pytest.raises(ThriftyError, match=r"epochs is (30|12), but select.short_epochs is (31|13): .* at most (30|12)$"):
+            read_study(write(tmp_path, f"{rest}{text}\n"))
+    assert read_study(write(tmp_path, f"{rest}select: {{short_epochs: 12}}\nretrain: {{epochs: 12}}\n")).short_epochs == 12
+
+
+@pytest.mark.parametrize(("epochs", "short"), [(1, 1), (4, 1), (12, 3), (30, 8)])
+def test_short_trainings_take_a_quarter_of_the_epochs_unless_told(epochs: int, short: int) -> None:
+    values = {"name": "a", "budgets": 9000, "retrain": {"epochs": epochs}}
+    assert Study.model_validate(values).short_epochs == short
+    assert Study.model_validate({**values, "select": {"short_epochs": epochs}}).short_epochs == epochs
 
 
 def test_a_missing_or_binary_file_is_one_clear_line(tmp_path: Path) -> None:

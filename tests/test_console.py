@@ -37,6 +37,15 @@ def test_plain_lines_come_at_most_every_ten_seconds() -> None:
     assert len(lines) == 12
 
 
+def test_what_the_guard_did_is_said_at_once() -> None:
+    shown, clock, file = make_board(a=10)
+    shown.start("a")
+    shown.progress("a", {"epoch": 0, "dice": 0.5})
+    clock.now = 1.0
+    shown.progress("a", {"epoch": 1, "dice": 0.5, "guard": "back to the architecture of epoch 0, which stays: why"})
+    assert file.getvalue().splitlines()[-1] == "search: a: epoch 2: back to the architecture of epoch 0, which stays: why"
+
+
 def test_time_left_is_work_left_over_trials_at_once() -> None:
     shown, clock, _ = make_board(a=10, b=10, c=10)
     assert shown.eta() is None

@@ -64,6 +64,13 @@ def test_random_genotypes_fill_85_percent_are_distinct_and_stay_the_same() -> No
     assert random_genotypes(costs, found, 4001, 5) != drawn[:5]
 
 
+def test_random_genotypes_have_any_depth_where_that_is_searched(tmp_path: Path) -> None:
+    searched = study(budgets=[3000], search={"depth": "searched"}, retrain={"random": 12})
+    drawn = [s for s in planned_networks(searched, run_with_genotypes(tmp_path), STORE) if s.name.startswith("random")]
+    assert len(drawn) == 12 and all(0.85 * 3000 <= s.parameters <= 3000 for s in drawn)
+    assert len({s.genotype.levels for s in drawn}) > 1
+
+
 def test_random_genotypes_keep_the_width_of_the_searches_where_the_found_one_is_narrower(tmp_path: Path) -> None:
     """Otherwise they could not fill the budget, and would be no fair comparison."""
     run = run_with_genotypes(tmp_path, width=6)

@@ -21,7 +21,7 @@ STUDY = {
     "seeds": 1,
     "data": {"patch": 32, "phantoms": {"cases": 8, "patients": 8, "size": 32}},
     "search": {"epochs": 2, "steps": 1, "warmup": 1, "batch": 2},
-    "select": {"samples": 1, "recalibrate": 1},
+    "select": {"samples": 1, "recalibrate": 1, "finalists": 2},
     "retrain": {"epochs": 2, "steps": 1, "batch": 2, "seeds": 1, "random": 1, "baselines": ["scaled_unet"]},
 }
 NAMES = [f"found_{BUDGET}", f"random_{BUDGET}_0", f"scaled_unet_{BUDGET}"]
@@ -36,6 +36,11 @@ def thrifty(*arguments: str) -> None:
 
 def trials_of(run: Run, stage: str) -> list[dict]:
     return read_json(run.root / stage / "trials.json")["trials"]
+
+
+def by_score(finalists: list[dict]) -> list[dict]:
+    """In the order in which they are trained."""
+    return sorted(finalists, key=lambda row: (-row["score"], row["parameters"], row["hash"]))
 
 
 def outcomes(run: Run) -> dict[Path, int]:
@@ -57,7 +62,9 @@ def test_from_yaml_to_report_and_once_more(tmp_path: Path, results: Path, capsys
     assert count(load(run.genotype(BUDGET))) <= BUDGET
     summary = read_json(run.summary)
     assert [network["name"] for network in summary["networks"]] == NAMES and summary["missing"] == []
-    assert {stage: spent["trials"] for stage, spent in summary["cost"].items()} == STAGES | {"select": 1}
+    finalists = read_json(run.pareto)["finalists"][str(BUDGET)]
+    assert [row["name"] for row in trials_of(run, "select")] == [f"short/{row['hash']}/seed_0" for row in by_score(finalists)]
+    assert {stage: spent["trials"] for stage, spent in summary["cost"].items()} == STAGES | {"select": 1 + len(finalists)}
     report = run.report.read_text(encoding="utf-8")
     assert "# pipeline: report" in report and all(f"| {name} |" in report for name in NAMES)
     assert (run.report.parent / "selection.svg").is_file() and (run.report.parent / f"cases_{NAMES[0]}.png").is_file()

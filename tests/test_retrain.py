@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.small_study import BUDGET, DATA, run_here, small_run, small_study
-from thrifty import retrain
+from thrifty import retrain, scratch
 from thrifty.data.prepare import open_prepared
 from thrifty.data.splits import fold
 from thrifty.errors import ThriftyError
@@ -118,7 +118,7 @@ def test_kept_weights_are_those_of_the_best_epoch(run: Run) -> None:
 
 
 def test_of_equally_good_epochs_the_first_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrain, "mean_dice", lambda *arguments: 0.5)
+    monkeypatch.setattr(scratch, "mean_dice", lambda *arguments: 0.5)
     assert read_json(train(run).result)["best_epoch"] == 1
 
 
@@ -127,11 +127,11 @@ def test_best_weights_survive_a_resume(run: Run, monkeypatch: pytest.MonkeyPatch
         if row["epoch"] == 1:
             raise Stopped
 
-    monkeypatch.setattr(retrain, "mean_dice", lambda *arguments: 0.9)
+    monkeypatch.setattr(scratch, "mean_dice", lambda *arguments: 0.9)
     with pytest.raises(Stopped):
         train(run, report=stop)
     best = torch.load(run.retrain_trial(*KEY).checkpoint, weights_only=True)["trainee"]["best"]["weights"]
-    monkeypatch.setattr(retrain, "mean_dice", lambda *arguments: 0.1)
+    monkeypatch.setattr(scratch, "mean_dice", lambda *arguments: 0.1)
     weights, _, result = outcome(train(run))
     assert (result["dice"], result["best_epoch"]) == (0.9, 1)
     assert all(torch.equal(weights[name], best[name]) for name in weights)
@@ -143,12 +143,12 @@ def test_learning_rate_is_a_cosine_over_all_steps(run: Run) -> None:
     assert [row["lr"] for row in record] == pytest.approx(expected)
 
 
-def trainee(run: Run, study=None, key=KEY) -> retrain.Retraining:
+def trainee(run: Run, study=None, key=KEY) -> scratch.ScratchTraining:
     study = study or small_study()
     prepared = open_prepared(run)
     torch.manual_seed(0)
     network = build_network(read_networks(run)[key[0]])
-    return retrain.make_trainee(network, study, prepared, retrain.splits_of_fold(study, prepared, key[2]), 0, CPU)
+    return scratch.make_trainee(network, study, prepared, retrain.splits_of_fold(study, prepared, key[2]), 0, CPU)
 
 
 def test_training_sees_weights_and_architecture_cases_and_never_the_test(run: Run) -> None:

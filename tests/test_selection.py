@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from random_distributions import random_distribution
-from small_search import search_run, search_study
+from small_search import SEARCH, search_run, search_study
 from small_study import run_here
 
 from thrifty import scoring, selection
@@ -26,11 +27,13 @@ from thrifty.results import Run, open_run, read_json, read_jsonl, write_jsonl
 from thrifty.search import stage
 from thrifty.space.cost import Costs, count
 from thrifty.space.decode import decode
-from thrifty.space.genotype import canonical_json, from_json, load
+from thrifty.space.genotype import Genotype, canonical_json, from_json, load
 from thrifty.space.schema import load_space
 
-SELECT = {"samples": 5, "batch": 3, "recalibrate": 2}
+SELECT = {"samples": 5, "batch": 3, "recalibrate": 2, "finalists": 0}  # those are in test_finalists.py
 BUDGETS = [{"parameters": 2400, "width": 8}, {"parameters": 3000, "width": 8}]
+DEEP = [{"parameters": 2400, "width": 8, "levels": 4}]
+SEARCH_DEPTH = SEARCH | {"depth": "searched"}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,7 @@ def test_a_genotype_for_every_budget_and_nothing_infeasible_is_scored(run: Run, 
         assert count(chosen) <= budget
         assert canonical_json(chosen) in best
     outcome = read_json(run.pareto)
+    assert outcome["finalists"] == {} and outcome["short"] is None and not run.short.exists()
     assert outcome["evaluated"] == len(rows)
     assert read_json(run.select_result)["seconds"] > 0
 
@@ -173,25 +177,31 @@ def test_finished_selection_is_skipped(run: Run, calls: list[dict[str, Any]]) ->
 
 def test_the_value_is_the_dice_of_the_derived_network_with_inherited_weights(run: Run) -> None:
     """Another way to the same number: the weights copied into the built network, its statistics renewed, then validated."""
-    study, prepared = study_of(), open_prepared(run)
     row = read_jsonl(run.candidates)[0]
     trials = ["b3000_w8_d3_e3_s0", "b3000_w8_d3_e3_s1"]
     candidate = read_jsonl(run.candidates)[2]
     assert row["trial"] not in trials
     item = {"run": str(run.root), "trials": trials, "genotypes": [candidate["genotype"]], "cpus": 1, "device": "cpu"}
     found = scoring.score(item)[0].dice
+    expected = derived_dice(study_of(), run, from_json(candidate["genotype"]), trials)
+    assert found == pytest.approx(expected, abs=5e-3)
+    assert min(found) > 0
+
+
+def derived_dice(study: Study, run: Run, genotype: Genotype, trials: Iterable[str]) -> list[float]:
+    prepared = open_prepared(run)
     store, splits = prepared.store, prepared.splits
     training = store.indices(splits.training)
     normalisation = learn(store, training, "dataset")
     batches = Batches(store, tuple(training), normalisation, study.data, study.search.batch, scoring.SEED, torch.device("cpu"))
-    for trial, dice in zip(trials, found, strict=True):
-        network = DerivedNetwork(from_json(candidate["genotype"]))
+    found = []
+    for trial in trials:
+        network = DerivedNetwork(genotype)
         inherit(network, load_supernet(run.search_trial(trial).weights, load_space("tiny")))
         recalibrate(network, [batches.plain(step)[0] for step in range(2)])
         cases = store.indices(splits.selection)
-        expected = mean_dice(network, store, cases, normalisation, study.evaluate, torch.device("cpu"))
-        assert dice == pytest.approx(expected, abs=5e-3)
-        assert dice > 0
+        found.append(mean_dice(network, store, cases, normalisation, study.evaluate, torch.device("cpu")))
+    return found
 
 
 def test_recalibration_sets_the_mean_of_the_batches() -> None:
@@ -206,31 +216,55 @@ def test_recalibration_sets_the_mean_of_the_batches() -> None:
     assert norm.momentum == 0.1 and not norm.training
 
 
-def row(name: str, parameters: int, score: float) -> dict[str, Any]:
-    return {"hash": name, "parameters": parameters, "score": score}
-
-
-def test_front_and_choice_by_hand() -> None:
-    rows = [
-        row("a", 100, 0.5),
-        row("b", 200, 0.4),
-        row("c", 200, 0.7),
-        row("d", 300, 0.7),
-        row("e", 400, 0.9),
-        row("a", 100, 0.6),
-    ]
-    assert [(r["hash"], r["score"]) for r in selection.pareto_front(rows)] == [("a", 0.6), ("c", 0.7), ("e", 0.9)]
-    assert [selection.choose(rows, b)["hash"] for b in (100, 199, 200, 399, 400)] == ["a", "a", "c", "c", "e"]
-    with pytest.raises(ThriftyError, match="at most 99"):
-        selection.choose(rows, 99)
-
-
 def test_risk_subtracts_the_spread(run: Run, calls: list[dict[str, Any]]) -> None:
     selection.run_stage(study_of(samples=0, risk=2.0), run)
     for r in rows_of(run):
         dice = list(r["by_supernet"].values())
         assert len(dice) == 4
         assert r["score"] == pytest.approx(np.mean(dice) - 2 * np.std(dice))
+
+
+@pytest.fixture(scope="module")
+def searched_depth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with two searches of the depth, under a budget that few networks of four levels keep."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thrifty.trials.run_trials", run_here)
+        study, run, _ = search_run(tmp_path_factory.mktemp("depth"), select=SELECT, budgets=DEEP, search=SEARCH_DEPTH)
+        stage.run_stage(study, run)
+    return run.root
+
+
+def test_selection_over_the_depth(searched_depth: Path, tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    run = Run(shutil.copytree(searched_depth, tmp_path / "run"))
+    study = search_study(select=SELECT | {"samples": 9}, budgets=DEEP, search=SEARCH_DEPTH)
+    selection.run_stage(study, run)
+    rows = read_jsonl(run.evaluations)
+    found = [from_json(row["genotype"]) for row in rows]
+    assert all(count(g) <= 2400 for g in found) and count(load(run.genotype(2400))) <= 2400
+    assert len({g.levels for g in found}) > 1
+    for row, genotype in zip(rows, found, strict=True):
+        if (path := row["origin"]["path"]) != selection.FREE:
+            assert path == "-".join([f"d{genotype.levels}", *map(str, genotype.path)])
+    # Another way to the score of one with fewer levels than the supernets: weights copied into the built network.
+    row, genotype = next((r, g) for r, g in zip(rows, found, strict=True) if g.levels < 4)
+    assert list(row["by_supernet"].values()) == pytest.approx(derived_dice(study, run, genotype, row["by_supernet"]), abs=5e-3)
+    assert genotype.levels < load_supernet(run.search_trial(next(iter(row["by_supernet"]))).weights, load_space("tiny")).levels
+
+
+def test_paths_of_every_depth_have_a_name_and_fit_the_budget() -> None:
+    costs = Costs(load_space("tiny"), 8, 4, 1, 3, depth="searched")
+    names = selection.Group("g", 2400, costs, {}, {}).paths()
+    assert list(names.values()) == [path for path in costs.paths() if costs.smallest_of_path(path) <= 2400]
+    assert {"d2": (), "d3-1": (1,), "d4-0-0": (0, 0)}.items() <= names.items() and "d4-1-2" not in names
+
+
+def test_mean_and_noise_reach_the_depth() -> None:
+    rng = np.random.default_rng(0)
+    learnt = [random_distribution(load_space("tiny"), 4, rng, depth="searched") for _ in range(3)]
+    mean = selection.mean_distribution(learnt)
+    np.testing.assert_allclose(mean.depth, (learnt[0].depth + learnt[1].depth + learnt[2].depth) / 3)
+    assert (selection.perturb(mean, 1.0, rng).depth != mean.depth).all()
+    np.testing.assert_array_equal(selection.perturb(mean, 0.0, rng).depth, mean.depth)
 
 
 def test_straying_by_nothing_is_the_decoding_and_by_much_is_not() -> None:
@@ -269,7 +303,7 @@ def test_the_choice_is_the_same_on_one_worker_and_on_two(run: Run, ray_local: No
 
 def test_candidates_without_a_key_are_one_line(run: Run) -> None:
     write_jsonl(run.candidates, [{"trial": "x", "budget": 3000}])
-    with pytest.raises(ThriftyError, match=r"candidates\.jsonl has rows without levels, width"):
+    with pytest.raises(ThriftyError, match=r"candidates\.jsonl has rows without genotype_hash, levels, width"):
         selection.run_stage(study_of(), run)
 
 

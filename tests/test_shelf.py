@@ -17,6 +17,7 @@ from thrifty.nets.build import build_network, genotype_spec
 from thrifty.space.genotype import save
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import load_space, shipped
+from thrifty.summary import macs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -66,7 +67,8 @@ def test_a_genotype_is_shown_with_its_true_size_and_drawn(tmp_path: Path) -> Non
     text = shelf.show_genotype(path, svg, 32)
     network = build_network(genotype_spec("x", genotype, None))
     assert f"parameters {sum(p.numel() for p in network.parameters()):,}" in text
-    assert f"cell path {list(genotype.path)}" in text and "digraph" in text and "MACs " in text
+    assert f"cell path {list(genotype.path)}" in text and "digraph" in text
+    assert f"MACs {macs(genotype_spec('x', genotype, None), (32, 32)):,} (one image of 32 x 32 pixels)" in text
     for cell in (genotype.down, genotype.up):
         for pair in cell.nodes:
             assert all(f"{edge.op} from " in text for edge in pair)
@@ -83,3 +85,11 @@ def test_the_wheel_carries_spaces_and_studies_inside_the_package(tmp_path: Path)
         assert inside == set(shipped(kind))
     assert not any("__pycache__" in name or "/tests/" in name for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_macs_of_an_op_without_a_formula_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genotype = random_genotype(load_space("thrifty"), 8, 4, 1, 3, np.random.default_rng(5))
+    save(tmp_path / "genotype.json", genotype)
+    by_formula = shelf.show_genotype(tmp_path / "genotype.json", None, 32)
+    monkeypatch.setattr("thrifty.space.cost.has_macs", lambda genotype: False)
+    assert shelf.show_genotype(tmp_path / "genotype.json", None, 32) == by_formula

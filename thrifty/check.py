@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thrifty.config import Study, results_folder
+from thrifty.config import Retrain, Study, results_folder
 from thrifty.console import format_seconds
 from thrifty.doctor import LITTLE_GIB, free_gib
 from thrifty.environment import gpus, usable_cores
@@ -40,6 +40,21 @@ class Estimate:
         return self.trials * self.seconds
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one training step of a network, and of one look at all selection cases."""
+
+    step: float
+    look: float
+
+    def seconds(self, recipe: Retrain) -> float:
+        """Of a whole training."""
+        from thrifty.scratch import is_validated
+
+        looks = sum(is_validated(epoch, recipe) for epoch in range(recipe.epochs))
+        return self.step * recipe.steps * recipe.epochs + self.look * looks
+
+
 def check_study(study: Study, timing: bool = True) -> None:
     """Prints the report line by line. The data set is decoded into a temporary folder, which is removed.
 
@@ -63,11 +78,13 @@ def examine(study: Study, timing: bool) -> Iterator[str]:
         yield from data.lines()
         settings = validate(study, prepared, space)
         for setting in settings:
-            yield describe_setting(space, setting, prepared)
+            yield describe_setting(study, space, setting, prepared)
+            if setting.bounded and study.search.decoding == "source":
+                yield "note: search.decoding=source knows no budget, so the exact decoder decides under this one"
             if (deep := data.too_deep(setting.levels)) is not None:
                 yield f"warning: {deep}"
         specs = networks(study, space, settings, prepared)
-        yield trials_line(study, len(settings), len(specs))
+        yield trials_line(study, settings, len(specs))
         if timing and gpu_is_elsewhere(study):
             yield "cost: not timed, the trials need a GPU and this machine has none"
         elif timing:
@@ -75,47 +92,62 @@ def examine(study: Study, timing: bool) -> Iterator[str]:
     yield from machine_warnings(study, root)
 
 
-def describe_setting(space: Space, setting: Setting, prepared: Prepared) -> str:
+def describe_setting(study: Study, space: Space, setting: Setting, prepared: Prepared) -> str:
     store = prepared.store
-    costs = Costs(space, setting.width, setting.levels, store.channels, store.classes)
-    number = number_of_genotypes(space, setting.levels)
+    costs = Costs(space, setting.width, setting.levels, store.channels, store.classes, depth=study.search.depth)
+    number = number_of_genotypes(space, setting.levels, costs.depth)
     count = f"{number:,}" if number < 10**9 else f"about 10^{math.log10(number):.1f}"
+    limit = "" if setting.bounded else " (none is set; the largest network of this width)"
+    shape = f"width {setting.width}, {costs.levels_text}, {setting.epochs} epochs"
     return (
-        f"budget {setting.budget:,} parameters: width {setting.width}, {setting.levels} levels, {setting.epochs} epochs; space "
-        f"'{space.name}' has {count} genotypes there, from {costs.smallest():,} to {costs.largest():,} parameters"
+        f"budget {setting.budget:,} parameters{limit}: {shape}; space '{space.name}' has {count} genotypes there, from "
+        f"{costs.smallest():,} to {costs.largest():,} parameters"
     )
 
 
 def networks(study: Study, space: Space, settings: Sequence[Setting], prepared: Prepared) -> list[NetworkSpec]:
     """What would be retrained; what an undecided search decodes to stands for the genotypes."""
     from thrifty.nets.build import baseline_spec, genotype_spec
+    from thrifty.networks import scaled_unet
+    from thrifty.search.setting import by_budget
     from thrifty.space.decode import decode
     from thrifty.space.distribution import uniform
 
     channels, classes = prepared.store.channels, prepared.store.classes
     specs: list[NetworkSpec] = []
-    for budget in study.sizes:
-        setting = next(s for s in settings if s.budget == budget)
-        costs = Costs(space, setting.width, setting.levels, channels, classes)
-        genotype = decode(uniform(space, setting.levels), costs, budget).genotype
+    for budget, setting in by_budget(settings).items():
+        costs = Costs(space, setting.width, setting.levels, channels, classes, depth=study.search.depth)
+        genotype = decode(uniform(space, setting.levels, costs.depth), costs, budget).genotype
         specs += [genotype_spec(f"found_{budget}", genotype, budget)] * (1 + study.retrain.random)
         if "scaled_unet" in study.retrain.baselines:
-            specs.append(baseline_spec("scaled_unet", channels, classes, budget))
+            specs.append(scaled_unet(setting, genotype))
     return specs + [baseline_spec(name, channels, classes) for name in ("unet", "unetpp") if name in study.retrain.baselines]
 
 
-def trials_line(study: Study, settings: int, networks: int) -> str:
+def trials_line(study: Study, settings: Sequence[Setting], networks: int) -> str:
     seeds, repeats, folds = len(study.search_seeds), len(study.retrain_seeds), study.retrain.folds
     by_fold = f" x {folds} folds" if folds > 1 else ""
+    searches = f"{seeds * len(settings)} searches ({seeds} seeds x {len(settings)} settings)"
     return (
-        f"trials: {seeds * settings} searches ({seeds} seeds x {settings} settings), {networks * repeats * folds} retrainings "
-        f"({networks} networks x {repeats} seeds{by_fold})"
+        f"trials: {searches}, {_short_trainings(study, settings)}"
+        f"{networks * repeats * folds} retrainings ({networks} networks x {repeats} seeds{by_fold})"
     )
+
+
+def _short_trainings(study: Study, settings: Sequence[Setting]) -> str:
+    """Fewer where budgets share finalists."""
+    finalists, seeds = study.select.finalists, study.select.short_seeds
+    budgets = len({setting.budget for setting in settings})
+    if finalists < 2:
+        return ""
+    number = finalists * budgets * seeds
+    return f"up to {number} short trainings ({finalists} finalists x {budgets} budgets x {seeds} seeds), "
 
 
 def estimates(study: Study, settings: Sequence[Setting], specs: Sequence[NetworkSpec], prepared: Prepared) -> Iterator[Estimate]:
     """From single steps that are taken now, one kind of trial after the other."""
     from thrifty.search.trial import time_search_step
+    from thrifty.short import shortened
     from thrifty.train import seed_everything, threads_for
 
     seed_everything(0, threads_for(study.resources.cpus_per_trial))
@@ -126,14 +158,18 @@ def estimates(study: Study, settings: Sequence[Setting], specs: Sequence[Network
     for name in dict.fromkeys(spec.name for spec in specs):
         same = [spec for spec in specs if spec.name == name]
         what = f"{name} and random genotypes" if len(same) > 1 else name
-        yield Estimate("retrain", what, len(same) * repeats, time_retraining(study, prepared, same[0]))
+        pace = time_training(study, prepared, same[0])
+        if same[0].kind == "genotype" and study.select.finalists > 1:
+            number = study.select.finalists * study.select.short_seeds
+            yield Estimate("select", f"short trainings for {name}", number, pace.seconds(shortened(study).retrain))
+        yield Estimate("retrain", what, len(same) * repeats, pace.seconds(study.retrain))
 
 
-def time_retraining(study: Study, prepared: Prepared, spec: NetworkSpec) -> float:
-    """Seconds of a whole retraining, from one step and one look at a selection case (after one of each to warm up)."""
+def time_training(study: Study, prepared: Prepared, spec: NetworkSpec) -> Pace:
+    """One step and one look at a selection case, taken after one of each to warm up."""
     from thrifty.inference import mean_dice
     from thrifty.nets.build import build_network
-    from thrifty.retrain import is_validated, make_trainee
+    from thrifty.scratch import make_trainee
     from thrifty.train import choose_device
 
     recipe, device = study.retrain, choose_device(study.resources.device)
@@ -147,8 +183,7 @@ def time_retraining(study: Study, prepared: Prepared, spec: NetworkSpec) -> floa
     start = time.perf_counter()
     mean_dice(trainee.network, prepared.store, case, trainee.normalisation, study.evaluate, device)
     look = (time.perf_counter() - start) * len(prepared.splits.selection)
-    looks = sum(is_validated(epoch, recipe) for epoch in range(recipe.epochs))
-    return step * recipe.steps * recipe.epochs + look * looks
+    return Pace(step, look)
 
 
 def cost_lines(study: Study, kinds: Iterator[Estimate]) -> Iterator[str]:
@@ -160,7 +195,7 @@ def cost_lines(study: Study, kinds: Iterator[Estimate]) -> Iterator[str]:
     at_once = min(at_once, study.resources.concurrent or at_once)
     yield (
         f"cost: about {format_seconds(total)} of trials, {format_seconds(total / at_once)} with {at_once} at once here "
-        "(searches and retrainings, from single steps timed now; selection and evaluation come on top)"
+        "(searches and trainings, from single steps timed now; the scores of the selection and evaluation come on top)"
     )
 
 

@@ -6,6 +6,7 @@ file are reported at once, each with the nearest allowed name.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -132,11 +133,19 @@ class Optimiser(Section):
 
 
 class Architecture(Section):
-    """Adam on the architecture parameters (alpha, beta, gamma)."""
+    """Adam on the architecture parameters (alpha, beta, gamma, depth)."""
 
     lr: Annotated[float, Field(gt=0)] = 1e-2
     betas: tuple[Share, Share] = (0.5, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+
+
+class Guard(Section):
+    """Against collapse: what makes a search go back to its last good architecture and keep it."""
+
+    parameter_free: Share = 0.8  # acts at this share of parameter-free ops, if the budget would allow others
+    curvature: Annotated[float, Field(ge=0, lt=1)] = 0.75  # acts when the dominant eigenvalue was below this times today's
+    window: PositiveInt = 3  # epochs over which eigenvalues are averaged, and after which they are compared
 
 
 class Search(Section):
@@ -148,9 +157,24 @@ class Search(Section):
     warmup: Annotated[int, Field(ge=0)] = 5  # epochs in which only the weights learn
     weights: Optimiser = Optimiser()
     architecture: Architecture = Architecture()
+    relaxation: Literal["softmax", "gumbel"] = "softmax"  # architecture steps on the mixture, or on one sampled network
+    hard: Share = 0.5  # share of the weight steps that train one sampled network instead of the mixture
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.2  # the logits are divided by it; falls from 1 to this
+    beta_decay: Annotated[float, Field(ge=0)] = 0.0  # weight of the regulariser of beta-DARTS at the end; 0: none
+    guard: Guard = Guard()
+    prune: Annotated[int, Field(ge=0)] = 0  # epochs after which an op that stays last on its edge is dropped; 0: never
     partial: Literal[1, 2, 4, 8] = 1  # partial channels: an op sees 1/partial of them (PC-DARTS)
     edges: Literal["pairs", "softmax"] = "pairs"  # edge weights: inclusion in the kept pair, or DARTS' plain softmax
+    gates: Literal["chain", "two_logits"] = "chain"  # gamma of a node: one logit, or two (on, off) as in the source
+    depth: Literal["fixed", "searched"] = "fixed"  # searched: a network may have fewer levels than its budget setting
+    decoding: Literal["exact", "source"] = "exact"  # 'source' knows no budget: exact where a budget gives parameters
     penalty: Annotated[float, Field(ge=0)] = 1.0  # rho of the augmented Lagrangian on the budget
+
+    @model_validator(mode="after")
+    def _decodes_depth(self) -> Search:
+        if self.depth == "searched" and self.decoding == "source":
+            raise ValueError("decoding=source has no rule for a searched depth; give depth=fixed or decoding=exact")
+        return self
 
 
 class Select(Section):
@@ -162,6 +186,9 @@ class Select(Section):
     recalibrate: PositiveInt = 4  # training batches that renew the statistics of normalisation
     risk: Annotated[float, Field(ge=0)] = 0.0  # times the spread over the supernets, subtracted from the mean Dice
     seed: Seed = 0
+    finalists: Annotated[int, Field(ge=0)] = 6  # for each budget: the best by inherited Dice are trained; 0 or 1: none is
+    short_epochs: PositiveInt | None = None  # of these trainings; None: a quarter of retrain.epochs
+    short_seeds: PositiveInt = 1  # trainings of each finalist; the mean of their Dice decides
 
 
 class Retrain(Section):
@@ -204,12 +231,26 @@ class Resources(Section):
 
 
 class Budget(Section):
-    """One budget setting of the searches. Width and levels are derived from the budget where they are not given."""
+    """One budget setting of the searches. Width and levels are derived from the budget where they are not given.
 
-    parameters: PositiveInt
+    Without `parameters` nothing limits the networks of that width.
+    """
+
+    parameters: PositiveInt | None = None
     width: PositiveInt | None = None
     levels: Annotated[int, Field(ge=2, le=8)] | None = None
     epochs: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _parameters_or_width(self) -> Budget:
+        if self.parameters is None and self.width is None:
+            raise ValueError("give parameters, or a width for a search without a limit, as in {width: 32, levels: 5}")
+        return self
+
+    @property
+    def label(self) -> str:
+        """As it is called in messages."""
+        return f"width {self.width} without a limit" if self.parameters is None else f"the budget of {self.parameters:,}"
 
 
 class Study(Section):
@@ -223,7 +264,7 @@ class Study(Section):
     data: Data = Data()
     search: Search = Field(Search(), validate_default=True)
     select: Select = Select()
-    retrain: Retrain = Retrain()
+    retrain: Retrain = Field(Retrain(), validate_default=True)
     evaluate: Evaluate = Evaluate()
     resources: Resources = Resources()
 
@@ -247,14 +288,30 @@ class Study(Section):
             epochs = budget.epochs or value.epochs
             if value.warmup >= epochs:
                 raise ValueError(
-                    f"search.warmup is {value.warmup}, but the search for the budget {budget.parameters} has only {epochs} "
+                    f"search.warmup is {value.warmup}, but the search for {budget.label} has only {epochs} "
                     f"epochs; nothing would be searched, give more epochs or a search.warmup below {epochs}"
                 )
+        return value
+
+    @field_validator("retrain")
+    @classmethod
+    def _short_trainings_are_no_longer(cls, value: Retrain, info: ValidationInfo) -> Retrain:
+        short = info.data["select"].short_epochs if "select" in info.data else None
+        if short is not None and short > value.epochs:
+            raise ValueError(
+                f"retrain.epochs is {value.epochs}, but select.short_epochs is {short}: the short trainings that choose among "
+                f"finalists would be longer than a retraining, give a select.short_epochs of at most {value.epochs}"
+            )
         return value
 
     @property
     def search_seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+
+    @property
+    def short_epochs(self) -> int:
+        """Epochs of the short trainings among which the selection decides."""
+        return self.select.short_epochs or math.ceil(self.retrain.epochs / 4)
 
     @property
     def retrain_seeds(self) -> tuple[int, ...]:
@@ -263,8 +320,8 @@ class Study(Section):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The distinct parameter budgets, smallest first."""
-        return tuple(sorted({b.parameters for b in self.budgets}))
+        """The distinct parameter budgets that are given, smallest first; `thrifty.search.setting` has those of all settings."""
+        return tuple(sorted({b.parameters for b in self.budgets if b.parameters is not None}))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from thrifty.config import Study
 from thrifty.errors import ThriftyError
 from thrifty.nets.build import NetworkSpec, baseline_spec, genotype_spec
 from thrifty.results import Run, read_json, write_json
-from thrifty.search.setting import settle
+from thrifty.search.setting import Setting, by_budget, settings_of
 from thrifty.space.cost import Costs, count
 from thrifty.space.genotype import Genotype, canonical, genotype_hash, load
 from thrifty.space.sample import random_genotype
@@ -39,18 +40,27 @@ def planned_networks(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
     channels, classes = store.channels, store.classes
     space = run_space(study, run)
     specs: list[NetworkSpec] = []
-    for budget in study.sizes:
+    for budget, setting in by_budget(settings_of(study, space, channels, classes)).items():
         found = found_genotype(study, run, store, budget)
         specs.append(genotype_spec(f"found_{budget}", found, budget))
-        entry = next(b for b in study.budgets if b.parameters == budget)
-        setting = settle(study, space, entry, channels, classes)
-        costs = Costs(space, setting.width, setting.levels, channels, classes)
-        for k, genotype in enumerate(random_genotypes(costs, found, budget, study.retrain.random)):
+        costs = Costs(space, setting.width, setting.levels, channels, classes, depth=study.search.depth)
+        for k, genotype in enumerate(random_genotypes(costs, found, room(setting, found), study.retrain.random)):
             specs.append(genotype_spec(f"random_{budget}_{k}", genotype, budget))
         if "scaled_unet" in study.retrain.baselines:
-            specs.append(baseline_spec("scaled_unet", channels, classes, budget))
+            specs.append(scaled_unet(setting, found))
     specs += [baseline_spec(name, channels, classes) for name in REFERENCES if name in study.retrain.baselines]
     return specs
+
+
+def room(setting: Setting, found: Genotype) -> int:
+    """The parameters that the rivals of a found network may have: the budget, or where none is set as many as it has itself."""
+    return setting.budget if setting.bounded else count(found)
+
+
+def scaled_unet(setting: Setting, found: Genotype) -> NetworkSpec:
+    """The U-Net scaled in width to the budget of a setting, or to the size of the found network where there is none."""
+    spec = baseline_spec("scaled_unet", found.channels, found.classes, room(setting, found))
+    return replace(spec, name=f"scaled_unet_{setting.budget}", budget=setting.budget)
 
 
 def found_genotype(study: Study, run: Run, store: Store, budget: int) -> Genotype:
@@ -77,7 +87,8 @@ def found_genotype(study: Study, run: Run, store: Store, budget: int) -> Genotyp
 def random_genotypes(costs: Costs, found: Genotype, budget: int, number: int) -> list[Genotype]:
     """`number` different random genotypes that use 85 to 100 % of the budget, at the width and levels of its searches.
 
-    They differ from the found one and from each other as networks, not only in labels. Where the largest network of that width
+    Where the depth is searched they have any of its numbers of levels, as `random_genotype` draws them. They differ from the
+    found one and from each other as networks, not only in labels. Where the largest network of that width
     is smaller than the budget, its size takes the budget's place. Fewer come out where the space has no more.
     """
     setting = (costs.space, costs.width, costs.levels, costs.channels, costs.classes)
@@ -88,7 +99,7 @@ def random_genotypes(costs: Costs, found: Genotype, budget: int, number: int) ->
     repeats = 0
     while len(drawn) < number and repeats < REPEATS:
         try:
-            genotype = random_genotype(*setting, rng, low=low, high=budget)
+            genotype = random_genotype(*setting, rng, low=low, high=budget, depth=costs.depth)
         except ThriftyError:  # so rare that none was met; the summary says that there are fewer
             break
         repeats += 1

@@ -11,6 +11,7 @@ from thrifty.environment import gpus
 from thrifty.errors import ThriftyError
 from thrifty.nets.baselines import FILTERS, scaled_filters
 from thrifty.search.setting import Setting, settings_of
+from thrifty.space.cost import Costs
 from thrifty.space.schema import Space
 
 UNET_STRIDE = 2 ** (len(FILTERS) - 1)
@@ -30,7 +31,7 @@ def validate(study: Study, prepared: Prepared, space: Space) -> list[Setting]:
         settings = settings_of(study, space, channels, classes)
     except ThriftyError as error:
         problems.append(str(error))
-    problems += _baselines(study, channels, classes)
+    problems += _baselines(study, settings, space, channels, classes)
     problems += _folds(study, prepared)
     problems += _batches(study, settings)
     problems += _device(study)
@@ -45,8 +46,11 @@ def gpu_is_elsewhere(study: Study) -> bool:
     return study.resources.device == "cuda" and not gpus() and "RAY_ADDRESS" in os.environ
 
 
-def _baselines(study: Study, channels: int, classes: int) -> Iterator[str]:
-    for budget in study.sizes if "scaled_unet" in study.retrain.baselines else ():
+def _baselines(study: Study, settings: list[Setting], space: Space, channels: int, classes: int) -> Iterator[str]:
+    """Where no budget is set the U-Net is scaled to the found network, which may be as small as the smallest one."""
+    depth = study.search.depth
+    free = [Costs(space, s.width, s.levels, channels, classes, depth=depth).smallest() for s in settings if not s.bounded]
+    for budget in sorted({*study.sizes, *free}) if "scaled_unet" in study.retrain.baselines else ():
         try:
             scaled_filters(budget, channels, classes)
         except ThriftyError as error:

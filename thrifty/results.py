@@ -72,16 +72,33 @@ class Run:
 
     @property
     def select_result(self) -> Path:
-        """What the selection cost."""
+        """What scoring the candidates cost."""
         return self.root / "select" / "result.json"
 
     @property
     def pareto(self) -> Path:
         return self.root / "select" / "pareto.json"
 
+    @property
+    def short(self) -> Path:
+        """The short trainings of the selection, one folder for each network."""
+        return self.root / "select" / "short"
+
+    def short_genotype(self, network: str) -> Path:
+        """The genotype that is trained for a short while, in its canonical form; `network` is its hash."""
+        return self.short / network / "genotype.json"
+
+    def short_trial(self, network: str, seed: int) -> Trial:
+        return Trial(self.short / network / f"seed_{seed}")
+
     def genotype(self, budget: int) -> Path:
         """The chosen genotype for a budget (parameters)."""
         return self.root / f"genotype_{budget}.json"
+
+    def genotypes(self) -> dict[int, Path]:
+        """The genotypes that are there, by budget, the smallest first."""
+        budgets = [path.stem.removeprefix("genotype_") for path in self.root.glob("genotype_*.json")]
+        return {budget: self.genotype(budget) for budget in sorted(int(text) for text in budgets if text.isdecimal())}
 
     @property
     def retrain(self) -> Path:
@@ -132,7 +149,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Trial:
-    """The folder of one trial: of a search, a retraining or an evaluation."""
+    """The folder of one trial: of a search, a short training, a retraining or an evaluation."""
 
     folder: Path
 

@@ -2,7 +2,8 @@
 
 One Optuna parameter for each op would be nearly blind under a hard budget. So Optuna chooses what matters: which search to
 trust, how much of the budget to use, which cell path, how far to stray from what was learnt; the exact decoder fills in edges
-and ops. The decodings of the searches themselves are the first candidates.
+and ops. The decodings of the searches themselves are the first candidates. Scores with inherited weights rank poorly, so the
+best few of each budget are trained for a short while before one of them is chosen.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import numpy as np
 from thrifty.config import Select, Study
 from thrifty.data.prepare import Prepared, prepare
 from thrifty.errors import ThriftyError
-from thrifty.results import Run, read_json, read_jsonl, write_json, write_jsonl
+from thrifty.finalists import write_outcome
+from thrifty.results import Run, read_json, read_jsonl, write_jsonl
 from thrifty.space.cost import Costs, count
 from thrifty.space.decode import decode
 from thrifty.space.distribution import Distribution
-from thrifty.space.genotype import CELL_TYPES, Genotype, canonical_json, from_json, genotype_hash, save, to_json
+from thrifty.space.genotype import CELL_TYPES, Genotype, canonical_json, from_json, genotype_hash, to_json
+from thrifty.space.path import levels_of
 from thrifty.space.schema import run_space
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
     from thrifty.scoring import Score
 
-SCHEMA = 1
 MEAN = "mean"  # the source that averages all searches
 FREE = "free"  # the path is left to the decoder
 
@@ -42,6 +44,7 @@ class Group:
     budget: int
     costs: Costs
     distributions: dict[str, Distribution]  # by trial
+    by_rule: dict[str, Genotype]  # by trial, what the source's rule has decoded searches without a limit to
 
     @property
     def trials(self) -> list[str]:
@@ -49,30 +52,36 @@ class Group:
 
     def paths(self) -> dict[str, tuple[int, ...]]:
         """The cell paths that fit the budget, by the name they have in Optuna."""
-        return {"-".join(map(str, p)): p for p in self.costs.space.paths(self.costs.levels) if self.smallest(p) <= self.budget}
+        return {self._name(path): path for path in self.costs.paths() if self.smallest(path) <= self.budget}
+
+    def _name(self, path: tuple[int, ...]) -> str:
+        """'1-0'; where the depth is searched 'd4-1-0', with the levels in front."""
+        levels = [] if self.costs.depth == "fixed" else [f"d{levels_of(path)}"]
+        return "-".join([*levels, *map(str, path)])
 
     def smallest(self, path: tuple[int, ...]) -> int:
         return self.costs.smallest_of_path(path)
 
 
 def run_stage(study: Study, run: Run) -> None:
-    """Scores candidates and writes select/evaluations.jsonl as it grows, then pareto.json and a genotype for every budget.
+    """Scores candidates and writes select/evaluations.jsonl as it grows; trains the best ones of each budget for a short while;
+    then writes a genotype for every budget and pareto.json.
 
-    An interrupted selection goes on where it stopped: Optuna is asked again in the same order, and what has been scored is
-    read from evaluations.jsonl.
+    An interrupted selection goes on where it stopped: Optuna is asked again in the same order, what has been scored is
+    read from evaluations.jsonl, and short trainings that have a result are not repeated.
 
     Raises:
-        ThriftyError: the searches are not finished.
+        ThriftyError: the searches are not finished, or short trainings failed.
     """
-    wanted = [run.genotype(budget) for budget in study.sizes]
-    if run.pareto.is_file() and all(path.is_file() for path in wanted):
+    wanted = {row["budget"] for row in read_jsonl(run.candidates) if "budget" in row}
+    if run.pareto.is_file() and wanted <= run.genotypes().keys():
         return
     prepared = prepare(study, run)
     groups = read_groups(study, run, prepared)
     record = Record(run)
     for group in groups:
         _search_group(study, run, group, record)
-    _write_outcome(study, run, record.rows)
+    write_outcome(study, run, record.rows)
 
 
 def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
@@ -86,7 +95,7 @@ def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
         raise ThriftyError(f"{run.root} has no finished searches; run `thrifty search` with the same study first")
     space, store = run_space(study, run), prepared.store
     learnt: dict[tuple[int, int], dict[str, Distribution]] = {}
-    needed = ("trial", "budget", "width", "levels")
+    needed = ("trial", "budget", "width", "levels", "genotype_hash")
     if lacking := {key for row in candidates for key in needed if key not in row}:
         raise ThriftyError(f"{run.candidates} has rows without {', '.join(sorted(lacking))}; `thrifty search` writes it anew")
     for row in candidates:
@@ -94,9 +103,16 @@ def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
         learnt.setdefault((row["width"], row["levels"]), {})[row["trial"]] = distribution
     groups = []
     for budget, width, levels in sorted({(row["budget"], row["width"], row["levels"]) for row in candidates}):
-        costs = Costs(space, width, levels, store.channels, store.classes)
-        groups.append(Group(f"b{budget}_w{width}_d{levels}", budget, costs, learnt[width, levels]))
+        costs = Costs(space, width, levels, store.channels, store.classes, depth=study.search.depth)
+        own = [row for row in candidates if (row["budget"], row["width"], row["levels"]) == (budget, width, levels)]
+        groups.append(Group(f"b{budget}_w{width}_d{levels}", budget, costs, learnt[width, levels], _by_rule(study, own)))
     return groups
+
+
+def _by_rule(study: Study, candidates: Sequence[dict[str, Any]]) -> dict[str, Genotype]:
+    if study.search.decoding != "source":
+        return {}
+    return {row["trial"]: from_json(row["genotype"], study.allow_code) for row in candidates if not row.get("bounded", True)}
 
 
 class Record:
@@ -140,9 +156,10 @@ def _search_group(study: Study, run: Run, group: Group, record: Record) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sources = [*group.trials, MEAN]
     opt = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler(study.select))
-    for source in sources:
+    first = list(group.by_rule) or sources
+    for source in first:
         opt.enqueue_trial({"source": source, "size": 1.0, "stray": 0.0, "path": FREE})
-    total = len(sources) + study.select.samples
+    total = len(first) + study.select.samples
     for start in range(0, total, study.select.batch):
         trials = [opt.ask() for _ in range(min(study.select.batch, total - start))]
         genotypes = [propose(group, trial, sources, study.select.seed) for trial in trials]
@@ -161,6 +178,8 @@ def propose(group: Group, trial: optuna.trial.Trial, sources: Sequence[str], see
     size = trial.suggest_float("size", 0.5, 1.0)
     stray = trial.suggest_float("stray", 0.0, 2.0)
     path = trial.suggest_categorical("path", [FREE, *paths])
+    if (size, stray, path) == (1.0, 0.0, FREE) and source in group.by_rule:
+        return group.by_rule[source]
     learnt = mean_distribution([group.distributions[t] for t in group.trials]) if source == MEAN else group.distributions[source]
     noisy = perturb(learnt, stray, np.random.default_rng([seed, trial.number, group.budget]))
     allowed = list(paths.values()) if path == FREE else [paths[path]]
@@ -180,7 +199,8 @@ def mean_distribution(distributions: Sequence[Distribution]) -> Distribution:
         for t in CELL_TYPES
     }
     gates = tuple(np.mean(np.stack(gate), axis=0) for gate in zip(*(d.gates for d in distributions), strict=True))
-    return replace(first, ops=ops, pairs=pairs, gates=gates)
+    depths = [d.depth for d in distributions if d.depth is not None]
+    return replace(first, ops=ops, pairs=pairs, gates=gates, depth=np.mean(np.stack(depths), axis=0) if depths else None)
 
 
 def perturb(distribution: Distribution, stray: float, rng: np.random.Generator) -> Distribution:
@@ -189,7 +209,10 @@ def perturb(distribution: Distribution, stray: float, rng: np.random.Generator) 
     ops = {t: tuple(edge + stray * rng.gumbel(size=edge.shape) for edge in distribution.ops[t]) for t in CELL_TYPES}
     pairs = {t: tuple(node + stray * rng.gumbel(size=node.shape) for node in distribution.pairs[t]) for t in CELL_TYPES}
     gates = tuple(gate + stray * rng.logistic(size=gate.shape) for gate in distribution.gates)
-    return replace(distribution, ops=ops, pairs=pairs, gates=gates)
+    depth = distribution.depth
+    if depth is not None:
+        depth = depth + stray * rng.gumbel(size=depth.shape)
+    return replace(distribution, ops=ops, pairs=pairs, gates=gates, depth=depth)
 
 
 def _score_missing(
@@ -232,53 +255,3 @@ def _row(study: Study, group: Group, origin: dict[str, Any], number: int, genoty
         "origin": origin,
         "genotype": to_json(genotype),
     }
-
-
-def best_by_network(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each network: of equivalent labelled forms the best score counts."""
-    best: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["hash"] not in best or row["score"] > best[row["hash"]]["score"]:
-            best[row["hash"]] = row
-    return list(best.values())
-
-
-def pareto_front(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The candidates that no other beats in both parameters and score, smallest first."""
-    front: list[dict[str, Any]] = []
-    for row in sorted(best_by_network(rows), key=lambda r: (r["parameters"], -r["score"], r["hash"])):
-        if not front or row["score"] > front[-1]["score"]:
-            front.append(row)
-    return front
-
-
-def choose(rows: Sequence[dict[str, Any]], budget: int) -> dict[str, Any]:
-    """The best candidate within a budget; of equal ones the smaller.
-
-    Raises:
-        ThriftyError: none is within the budget.
-    """
-    fitting = [row for row in pareto_front(rows) if row["parameters"] <= budget]
-    if not fitting:
-        raise ThriftyError(f"no scored candidate has at most {budget:,} parameters; add that budget to the searches")
-    return fitting[-1]
-
-
-def _write_outcome(study: Study, run: Run, rows: Sequence[dict[str, Any]]) -> None:
-    chosen = {budget: choose(rows, budget) for budget in study.sizes}
-    for budget, row in chosen.items():
-        save(run.genotype(budget), from_json(row["genotype"], study.allow_code))
-    kept = ("group", "hash", "parameters", "dice", "spread", "score", "by_supernet", "origin", "genotype")
-    front = [{key: row[key] for key in kept} for row in pareto_front(rows)]
-    choices = {str(budget): {key: row[key] for key in kept} for budget, row in chosen.items()}
-    outcome = {
-        "schema": SCHEMA,
-        "evaluated": len(rows),
-        "networks": len(best_by_network(rows)),
-        "chosen": choices,
-        "front": front,
-    }
-    resources = study.resources
-    hours = {"cpus": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
-    write_json(run.select_result, {"trial": "select", "seconds": sum(row["seconds"] for row in rows), **hours})
-    write_json(run.pareto, outcome)

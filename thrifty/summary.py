@@ -28,7 +28,7 @@ SCHEMA = 1
 RESAMPLES = 9999
 RESULTS = {  # where the trials of each stage leave their result.json
     "search": "search/*/result.json",
-    "select": "select/result.json",
+    "select": "select/**/result.json",  # the scoring, and each short training
     "retrain": "retrain/*/*/result.json",
     "evaluate": "evaluate/trials/*/*/result.json",
 }
@@ -79,7 +79,12 @@ def summarise(
 def notes(study: Study, names: Sequence[str]) -> list[str]:
     """What a reader has to know about the list of networks."""
     found = []
-    for budget in study.sizes:
+    for budget in sorted({*study.sizes, *(int(name.removeprefix("found_")) for name in names if name.startswith("found_"))}):
+        if budget not in study.sizes:
+            found.append(
+                f"no budget is set for found_{budget}: {budget:,} parameters are the most that its width can have; the random "
+                "genotypes and the scaled U-Net are compared at the size of the found network"
+            )
         number = sum(name.startswith(f"random_{budget}_") for name in names)
         if number < study.retrain.random:
             found.append(

@@ -306,7 +306,8 @@ def _times(raised: Path) -> float:
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """The part of a record that the driver shows."""
-    return {key: row[key] for key in ("epoch", "seconds", *METRICS) if isinstance(row.get(key), (int, float))}
+    numbers = {key: row[key] for key in ("epoch", "seconds", *METRICS) if isinstance(row.get(key), (int, float))}
+    return {**numbers, "guard": row["guard"]} if row.get("guard") else numbers
 
 
 class _Watch:

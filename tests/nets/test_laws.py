@@ -15,19 +15,23 @@ from thrifty.nets.layers import Norm
 from thrifty.nets.supernet import HardNetwork, Relaxed, Supernet
 from thrifty.space.cost import Costs, count
 from thrifty.space.genotype import CELL_TYPES, CellType, Genotype, role_of
-from thrifty.space.path import kept_up_nodes, row_neighbours
+from thrifty.space.path import Depth, kept_up_nodes, levels_of, row_neighbours
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import Space, load_space, shipped
 
 SPACES = sorted(shipped("search_spaces"))
+LAW_1 = [(name, levels, "fixed") for name in SPACES for levels in (3, 4)] + [
+    (name, 4, "searched") for name in ("tiny", "thrifty")
+]
+LAW_2 = [(name, "fixed") for name in SPACES] + [(name, "searched") for name in ("tiny", "thrifty")]
 
 
 def test_the_four_spaces_are_found() -> None:
     assert {"tiny", "thrifty", "paper", "nas_unet"} <= set(SPACES)
 
 
-def hard_weights(space: Space, genotype: Genotype) -> Relaxed:
-    """One-hot alpha, two-hot edges and 0/1 gates, made by hand from the genotype."""
+def hard_weights(space: Space, genotype: Genotype, levels: int, depth: Depth) -> Relaxed:
+    """One-hot alpha, two-hot edges, 0/1 gates and one-hot depth, made by hand from the genotype."""
     alpha = {t: [] for t in CELL_TYPES}
     edges = {t: [] for t in CELL_TYPES}
     for t in CELL_TYPES:
@@ -40,10 +44,13 @@ def hard_weights(space: Space, genotype: Genotype) -> Relaxed:
                 op = chosen.get(s, names[-1])
                 alpha[t].append(torch.tensor([float(n == op) for n in names], dtype=torch.float64))
     gates = {}
-    for d, kept in enumerate(genotype.path, start=1):
+    last = genotype.levels - 1
+    for d in range(1, levels - 1):
+        kept = genotype.path[d - 1] if d < last else d if d == last else 0
         for k in range(1, d + 1):
             gates[k, d - k] = torch.tensor(1.0 if k <= kept else 0.0, dtype=torch.float64)
-    return Relaxed(alpha, edges, gates)
+    ends = torch.tensor([float(d == last) for d in range(1, levels)], dtype=torch.float64)
+    return Relaxed(alpha, edges, gates, depth=ends if depth == "searched" else None)
 
 
 def randomise(module: torch.nn.Module, generator: torch.Generator) -> None:
@@ -72,15 +79,16 @@ def possible_uses(space: Space) -> set[tuple[str, str, str]]:
     return {(t, role_of(t, s), op) for t in CELL_TYPES for s in sources[t] for op in space.ops_of(t, s) if op != "none"}
 
 
-def covering(space: Space, levels: int) -> list[Genotype]:
+def covering(space: Space, levels: int, depth: Depth = "fixed") -> list[Genotype]:
     """Random genotypes that together have every cell path and, from 4 levels on, every op on every role it has."""
-    rng, paths = np.random.default_rng(levels), space.paths(levels)
+    rng, paths = np.random.default_rng(levels), space.paths(levels, depth)
     genotypes: list[Genotype] = []
     missing = possible_uses(space) if levels > 3 else set()
     while missing or len(genotypes) < len(paths):
         drawn = [random_genotype(space, 4, levels, 2, 3, rng) for _ in range(100 if missing else 1)]
         best = max(drawn, key=lambda genotype: len(uses(genotype) & missing))
-        genotypes.append(replace(best, path=paths[len(genotypes) % len(paths)]))
+        path = paths[len(genotypes) % len(paths)]
+        genotypes.append(replace(best, path=path, levels=levels_of(path)))
         missing -= uses(best)
     assert {genotype.path for genotype in genotypes} == set(paths)
     assert levels == 3 or set().union(*(uses(genotype) for genotype in genotypes)) == possible_uses(space)
@@ -100,34 +108,34 @@ def test_formula_equals_the_built_network(name: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("levels", [3, 4])
-@pytest.mark.parametrize("name", SPACES)
-def test_law_1_supernet_with_hard_weights_is_the_derived_network(name: str, levels: int, training: bool) -> None:
-    """On every cell path; at 4 levels with every op on every role."""
+@pytest.mark.parametrize(("name", "levels", "depth"), LAW_1)
+def test_law_1_supernet_with_hard_weights_is_the_derived_network(name: str, levels: int, depth: Depth, training: bool) -> None:
+    """On every cell path, of every depth; at 4 levels with every op on every role."""
     space = load_space(name)
     supernet, images = make(space, levels)
     supernet.train(training)
-    for genotype in covering(space, levels):
+    for genotype in covering(space, levels, depth):
         network = DerivedNetwork(genotype).double().train(training)
         inherit(network, supernet)
         with torch.no_grad():
             expected = network(images)
             assert expected.std() > 1e-3
-            torch.testing.assert_close(supernet(images, hard_weights(space, genotype)), expected, rtol=0, atol=1e-9)
+            mixture = supernet(images, hard_weights(space, genotype, levels, depth))
+            torch.testing.assert_close(mixture, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("partial", [1, 4])
-@pytest.mark.parametrize("name", SPACES)
-def test_law_2_hard_mode_runs_the_genotype_alone(name: str, partial: int, training: bool) -> None:
+@pytest.mark.parametrize(("name", "depth"), LAW_2)
+def test_law_2_hard_mode_runs_the_genotype_alone(name: str, depth: Depth, partial: int, training: bool) -> None:
     """With NaN in all weights that a genotype does not use the output is the same, and no statistics of theirs move."""
     space = load_space(name)
     supernet, images = make(space, 4, partial)
     supernet.train(training)
     before = {key: value.clone() for key, value in supernet.state_dict().items()}
-    for genotype in covering(space, 4):
+    for genotype in covering(space, 4, depth):
         with torch.no_grad():
-            expected = supernet(images, hard_weights(space, genotype))
+            expected = supernet(images, hard_weights(space, genotype, 4, depth))
             supernet.load_state_dict(before)
             poison_unused(supernet, genotype)
             unused = [key for key, value in supernet.state_dict().items() if value.isnan().any()]
@@ -145,6 +153,7 @@ def poison_unused(supernet: Supernet, genotype: Genotype) -> None:
     """NaN in all weights that the genotype does not use: of nodes and their inputs, of ops, of kernels in a family."""
     kept = kept_up_nodes(genotype.path, genotype.levels)
     dropped = [f"up_{i}_{j}" for i, j in supernet.up_nodes if (i, j) not in kept]
+    dropped += [f"down_{j}" for j in range(genotype.levels, supernet.levels)]
     for key in dropped:
         fill_nan(supernet.cells[key])
         fill_nan(supernet.inputs[key])
@@ -204,7 +213,8 @@ def test_row_widths_may_differ() -> None:
     network = DerivedNetwork(genotype).double().eval()
     inherit(network, supernet)
     images = torch.randn(2, 1, 32, 32, dtype=torch.float64)
-    torch.testing.assert_close(supernet(images, hard_weights(space, genotype)), network(images), rtol=0, atol=1e-9)
+    weights = hard_weights(space, genotype, 4, "fixed")
+    torch.testing.assert_close(supernet(images, weights), network(images), rtol=0, atol=1e-9)
     assert count(genotype) == sum(p.numel() for p in network.parameters())
     costs = Costs(space, 8, 4, 1, 2)
     assert costs.smallest() <= count(genotype) <= costs.largest()
@@ -236,3 +246,23 @@ def test_a_space_with_a_fixed_path_refuses_others() -> None:
         space.check_genotype(replace(genotype, path=(1, 0)))
     with pytest.raises(ThriftyError, match="does not fit a supernet of width 8"):
         HardNetwork(Supernet(space, 8, 4, 1, 2), genotype)
+    with pytest.raises(ThriftyError, match="3 levels does not fit a supernet of width 4 and 4 levels"):
+        HardNetwork(Supernet(space, 4, 4, 1, 2), random_genotype(space, 4, 3, 1, 2, np.random.default_rng(0)))
+
+
+def test_a_shallower_genotype_needs_its_own_stride_only() -> None:
+    """In hard mode it takes the images that its derived network takes, smaller than the supernet's stride."""
+    space = load_space("thrifty")
+    supernet, _ = make(space, 4)
+    supernet.eval()
+    for levels in (2, 3, 4):
+        genotype = random_genotype(space, 4, levels, 2, 3, np.random.default_rng(levels))
+        network = DerivedNetwork(genotype).double().eval()
+        inherit(network, supernet)
+        hard = HardNetwork(supernet, genotype)
+        assert hard.stride == network.stride == 2**levels
+        images = torch.randn(1, 2, hard.stride, 3 * hard.stride, dtype=torch.float64)
+        torch.testing.assert_close(hard(images), network(images), rtol=0, atol=1e-9)
+    deeper = random_genotype(space, 4, 5, 2, 3, np.random.default_rng(0))
+    with pytest.raises(ThriftyError, match="5 levels does not fit a supernet of width 4 and 4 levels"):
+        HardNetwork(supernet, deeper)

@@ -144,14 +144,29 @@ def candidate(number: int, parameters: int, dice: float, **origin: Any) -> dict[
             "by_supernet": {}, "origin": {"stray": 0.0, **origin}, "genotype": {"path": [1]}}  # fmt: skip
 
 
-def write_selection(run: Run) -> None:
-    """Three candidates of two networks; the middle one is beaten in both."""
+def finalist(name: str, score: float, *short_dice: float) -> dict[str, Any]:
+    return {"group": "b", "hash": name, "parameters": 8_100, "dice": score, "score": score, "short_dice": list(short_dice)}
+
+
+# Of 15 pairs by score, 9 are in the same order by short Dice and 6 in the other.
+FINALISTS = [finalist("beef", 0.52, 0.8, 0.9), finalist("a", 0.55, 0.8, 0.8), finalist("b", 0.53, 0.7, 0.7),
+             finalist("c", 0.51, 0.6, 0.6), finalist("d", 0.50, 0.5, 0.5), finalist("e", 0.54, 0.4, 0.4)]  # fmt: skip
+
+
+def write_selection(run: Run, **outcome: Any) -> None:
+    """Three candidates of two networks; the middle one is beaten in both. `outcome` is added to pareto.json."""
     small, beaten = candidate(0, 6_000, 0.4, source="mean"), candidate(1, 7_000, 0.3, source="mean")
     best = candidate(2, 8_100, 0.55, source="b9000_w8_d3_s1", stray=1.256)
     write_jsonl(run.evaluations, [small, beaten, best])
     write_json(run.select_result, {"trial": "select", "seconds": 90.0, "cpus": 2, "gpus": 0})
-    outcome = {"evaluated": 3, "networks": 2, "chosen": {"9000": best}, "front": [small, best]}
-    write_json(run.pareto, {"schema": 1, **outcome})
+    written = {"evaluated": 3, "networks": 2, "chosen": {"9000": best}, "front": [small, best]}
+    write_json(run.pareto, {"schema": 1, **written, **outcome})
+
+
+def write_short_trainings(run: Run) -> None:
+    for number, row in enumerate(FINALISTS):
+        for seed in (0, 1):
+            write_json(run.short_trial(row["hash"], seed).result, {"seconds": 10.0 + number, "cpus": 2, "gpus": 0})
 
 
 def whole_run(root: Path) -> tuple[Study, Run, dict[str, Any]]:
@@ -159,7 +174,10 @@ def whole_run(root: Path) -> tuple[Study, Run, dict[str, Any]]:
     run = open_run(root / "run", study)
     write_json(run.environment, {"thrifty": "0.1.0", "packages": {"torch": "2.13.0"}, "gpus": [], "earlier": [{"cores": 2}]})
     write_searches(run)
-    write_selection(run)
+    best = candidate(2, 8_100, 0.55, source="b9000_w8_d3_s1", stray=1.256) | {"short_dice": [0.8, 0.9]}
+    short = {"epochs": 3, "steps": 20, "seeds": 2}
+    write_selection(run, chosen={"9000": best}, finalists={"9000": FINALISTS}, short=short)
+    write_short_trainings(run)
     save(run.genotype(9_000), GENOTYPE)
     summary = write_evaluation(run)
     write_examples(run, root / "set")
@@ -252,16 +270,74 @@ def test_searches_genotypes_cost_and_settings(complete: tuple[Run, dict[str, Any
 def test_selection_says_what_was_scored_and_chosen(complete: tuple[Run, dict[str, Any], str]) -> None:
     text = section(complete[2], "Selection")
     assert "3 candidates were scored, 2 of them different networks. That took 90.0 seconds (0.050 CPU-hours)." in text
-    (row,) = read_table(text)
+    (row,) = read_table(text.split("### Finalists")[0])
     assert row == {
         "budget": "9,000",
         "parameters": "8,100",
         "idle": "10.0%",
         "inherited Dice": "0.5500",
         "spread over supernets": "0.0300",
+        "short Dice": "0.8500",
         "from search": "b9000_w8_d3_s1, noise 1.26",
         "path": "[1]",
     }
+
+
+def test_selection_says_what_decided(complete: tuple[Run, dict[str, Any], str]) -> None:
+    text = section(complete[2], "Selection")
+    decided = "short training from scratch (3 epochs of 20 steps, the mean over 2 seeds) of its finalists"
+    assert f"**What decided:** for each budget, Dice on the selection cases at the end of a {decided}" in text
+    assert "These 12 trainings took 150.0 seconds (0.083 CPU-hours)." in text, "2 x (10 + 11 + ... + 15) seconds on 2 CPUs"
+    rows = read_table(text.split("### Finalists")[1])
+    assert [row["finalist"].strip("`") for row in rows] == [row["hash"] for row in FINALISTS]
+    assert [row["chosen"] for row in rows] == ["yes", "", "", "", "", ""]
+    for row, found in zip(rows, FINALISTS, strict=True):
+        assert number(row["inherited score"]) == found["score"] and row["budget"] == "9,000"
+        assert number(row["short Dice"]) == pytest.approx(np.mean(found["short_dice"]), abs=5.1e-5)
+    assert concordance(FINALISTS) == pytest.approx(3 / 15)
+    assert "(1: the same order, 0: unrelated, -1: the reverse): 0.20 over the 6 finalists of the budget 9,000." in text
+
+
+def concordance(found: list[dict[str, Any]]) -> float:
+    """Kendall's tau as it is defined: pairs in the same order less pairs in the other, by the number of pairs."""
+    pairs = [(a, b) for k, a in enumerate(found) for b in found[:k]]
+    signs = [np.sign(a["score"] - b["score"]) * np.sign(sum(a["short_dice"]) - sum(b["short_dice"])) for a, b in pairs]
+    return float(sum(signs)) / len(pairs)
+
+
+def selection_text(root: Path, **outcome: Any) -> str:
+    study = make_study()
+    run = open_run(root / "run", study)
+    write_selection(run, **outcome)
+    run_stage(study, run)
+    return section(run.report.read_text(encoding="utf-8"), "Selection")
+
+
+def test_a_selection_of_a_version_without_short_trainings_says_so(tmp_path: Path) -> None:
+    text = selection_text(tmp_path)
+    assert "**What decided:** the inherited score. pareto.json names no finalists and no short Dice" in text
+    assert read_table(text)[0]["short Dice"] == "–" and "Finalists" not in text and "Kendall" not in text
+
+
+def test_a_selection_that_wants_no_short_trainings_says_so(tmp_path: Path) -> None:
+    text = selection_text(tmp_path, finalists={}, short=None)
+    assert "the inherited score alone; no finalist was trained, since `select.finalists` is below 2." in text
+    assert "### Finalists" not in text
+
+
+def test_tau_needs_five_finalists_that_differ(tmp_path: Path) -> None:
+    equal = [{**row, "short_dice": [0.5]} for row in FINALISTS]
+    finalists = {"9000": FINALISTS[:4], "12000": FINALISTS[:5], "15000": equal}
+    text = selection_text(tmp_path, finalists=finalists, short={"epochs": 1, "steps": 5, "seeds": 1})
+    assert "(1 epoch of 5 steps, one seed)" in text
+    assert "not given for the budget 9,000, whose 4 finalists are too few (fewer than 5)" in text
+    assert f"{concordance(FINALISTS[:5]):.2f} over the 5 finalists of the budget 12,000" in text
+    assert "none for the budget 15,000, all of whose 6 finalists are equal in one of the two" in text
+
+
+def test_half_a_list_of_finalists_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ThriftyError, match=r"pareto\.json, finalists: short_dice missing"):
+        selection_text(tmp_path, finalists={"9000": [{"hash": "a", "parameters": 1, "score": 0.5}]}, short=None)
 
 
 def test_a_class_in_no_test_case_is_named_and_not_compared(complete: tuple[Run, dict[str, Any], str]) -> None:

@@ -8,7 +8,8 @@ from small_search import SETTING, search_run, small_search
 
 from thrifty.errors import ThriftyError
 from thrifty.search.constraint import BudgetConstraint
-from thrifty.search.twolevel import DifferentiableSearch, batch_dice, parameter_free_share
+from thrifty.search.measures import batch_dice, parameter_free_share
+from thrifty.search.twolevel import DifferentiableSearch
 from thrifty.space.genotype import Cell, Edge, Genotype
 from thrifty.space.schema import load_space
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from thrifty.errors import ThriftyError
-from thrifty.space.cost import Costs, count
+from thrifty.space.cost import Costs, count, count_macs
 from thrifty.space.genotype import Cell, Edge, Genotype
 from thrifty.space.path import all_paths, plain_path
 from thrifty.space.schema import load_space
@@ -52,16 +52,22 @@ def test_paper_ranges_over_the_24_paths(op: str | None, low: float, high: float)
     assert max(sizes) == pytest.approx(high, abs=0.005e6)
 
 
-def test_extremes_and_size_of_tiny_by_enumeration() -> None:
+def test_size_of_tiny_by_enumeration() -> None:
     space = load_space("tiny")
     for levels in (3, 4):
         everything = list(all_genotypes(space, 6, levels, 2, 3))
         assert len(everything) == len(set(everything)) == number_of_genotypes(space, levels)
-        sizes = [count(g) for g in everything]
-        costs = Costs(space, 6, levels, 2, 3)
-        assert (costs.smallest(), costs.largest()) == (min(sizes), max(sizes))
-        by_path = {path: min(s for g, s in zip(everything, sizes, strict=True) if g.path == path) for path in space.paths(levels)}
-        assert {path: costs.smallest_of_path(path) for path in by_path} == by_path
+
+
+@pytest.mark.parametrize(("levels", "patch"), [(3, None), (4, None), (3, (20, 9))])
+def test_extremes_of_tiny_by_enumeration(levels: int, patch: tuple[int, int] | None) -> None:
+    space = load_space("tiny")
+    everything = list(all_genotypes(space, 6, levels, 2, 3))
+    sizes = [count(g) if patch is None else count_macs(g, patch) for g in everything]
+    costs = Costs(space, 6, levels, 2, 3, patch)
+    assert (costs.smallest(), costs.largest()) == (min(sizes), max(sizes))
+    by_path = {path: min(s for g, s in zip(everything, sizes, strict=True) if g.path == path) for path in space.paths(levels)}
+    assert {path: costs.smallest_of_path(path) for path in by_path} == by_path
 
 
 def test_number_of_genotypes_by_hand() -> None:
@@ -73,9 +79,12 @@ def test_number_of_genotypes_by_hand() -> None:
 
 def test_budget_below_the_smallest_names_it() -> None:
     costs = Costs(load_space("thrifty"), 16, 5, 1, 2)
-    with pytest.raises(ThriftyError, match=f"{costs.smallest():,}"):
+    with pytest.raises(ThriftyError, match=f"parameters is below .*{costs.smallest():,}"):
         costs.check_budget(costs.smallest() - 1)
     costs.check_budget(costs.smallest())
+    of_macs = replace(costs, patch=(64, 64))
+    with pytest.raises(ThriftyError, match=f"MACs is below .*{of_macs.smallest():,}"):
+        of_macs.check_budget(of_macs.smallest() - 1)
 
 
 def test_a_node_more_costs_what_it_adds() -> None:

@@ -1,16 +1,33 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 
 from thrifty.errors import ThriftyError
 from thrifty.space import path as paths
+from thrifty.space.schema import load_space
 
 
 @pytest.mark.parametrize(("levels", "number"), [(4, 6), (5, 24), (6, 120)])
 def test_number_of_paths_as_in_the_method(levels: int, number: int) -> None:
     assert len(set(paths.all_paths(levels))) == len(list(paths.all_paths(levels))) == number
+
+
+@pytest.mark.parametrize(("levels", "number"), [(4, 9), (5, 33), (6, 153)])
+def test_number_of_paths_of_every_depth_as_in_the_method(levels: int, number: int) -> None:
+    found = load_space("thrifty").paths(levels, "searched")
+    assert len(set(found)) == len(found) == number
+    assert all(paths.check_path(path, paths.levels_of(path)) == path for path in found)
+    assert found == sorted(found, key=lambda path: (len(path), path)), "canonical order: the shallowest first"
+    depths = [paths.levels_of(path) - 1 for path in found]
+    assert {d: depths.count(d) for d in depths} == {d: math.factorial(d) for d in range(1, levels)}
+
+
+def test_a_fixed_path_has_no_depth_to_search() -> None:
+    with pytest.raises(ThriftyError, match=r"search\.depth=searched needs a space .* that of 'nas_unet'"):
+        load_space("nas_unet").paths(4, "searched")
 
 
 def test_plain_is_a_unet_and_full_a_unetpp() -> None:

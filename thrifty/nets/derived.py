@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from thrifty.nets.layers import CellOutput, DownInput, Stem, UpInput, classifier, total_stride, upsample
+from thrifty.nets.layers import CellOutput, DownInput, Stem, UpInput, classifier, upsample
 from thrifty.nets.ops import build_op, is_resized
 from thrifty.space import ops
 from thrifty.space.cost import HEAD, Lattice, lattice_of
 from thrifty.space.genotype import CellType, Genotype, role_of
-from thrifty.space.path import kept_up_nodes, row_neighbours
+from thrifty.space.path import kept_up_nodes, row_neighbours, total_stride
 
 
 class DerivedCell(nn.Module):

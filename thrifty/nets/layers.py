@@ -160,8 +160,3 @@ def classifier(lattice: Lattice) -> nn.Conv2d:
 def upsample(x: Tensor) -> Tensor:
     """To twice the size, bilinear."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-def total_stride(levels: int) -> int:
-    """Images need sizes that are multiples of this, pixels: the stem halves once, every down cell once."""
-    return 2**levels

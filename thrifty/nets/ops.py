@@ -170,7 +170,8 @@ class SepFamily(nn.Module):
         self.kernels = nn.ParameterList([depthwise_kernel(op, c_in) for op in members])
         self.pointwise = nn.Conv2d(c_in, c_out, 1, bias=False)
         self.norm = Norm(c_out)
-        self.reach = max(op.dilation * (op.kernel - 1) + 1 for op in members)
+        self.reaches = [op.dilation * (op.kernel - 1) + 1 for op in members]
+        self.reach = max(self.reaches)
         self.register_buffer("embedding", torch.cat([self._embed(op) for op in members]), persistent=False)
 
     def _embed(self, op: Op) -> Tensor:
@@ -179,17 +180,20 @@ class SepFamily(nn.Module):
         flat = (places[:, None] * self.reach + places[None, :]).flatten()
         return F.one_hot(flat, self.reach**2).float()
 
-    def forward(self, x: Tensor, weights: Tensor, scale: Tensor) -> Tensor:
-        """`weights` (members): of the ops within the edge; `scale`: of the edge."""
+    def forward(self, x: Tensor, weights: Tensor, scale: Tensor, live: Sequence[bool] | None = None) -> Tensor:
+        """`weights` (members): of the ops within the edge; `scale`: of the edge; `live` (members): those that are not 0."""
         taps = torch.cat([k.flatten(1) * w for k, w in zip(self.kernels, weights.unbind(), strict=True)], dim=1)
         kernel = (taps @ self.embedding.to(taps.dtype)).view(-1, 1, self.reach, self.reach)
-        x = F.conv2d(x, kernel, None, self.stride, self.reach // 2, 1, kernel.shape[0])
+        reach = self.reach if live is None else max(r for r, alive in zip(self.reaches, live, strict=True) if alive)
+        border = (self.reach - reach) // 2  # holds only zeros
+        kernel = kernel[:, :, border : self.reach - border, border : self.reach - border]
+        x = F.conv2d(x, kernel, None, self.stride, reach // 2, 1, kernel.shape[0])
         return self.norm(self.pointwise(x), scale * weights.sum())
 
-    def hard(self, x: Tensor, name: str) -> Tensor:
+    def hard(self, x: Tensor, name: str, scale: Tensor | None = None) -> Tensor:
         """One member alone."""
         index = [op.name for op in self.members].index(name)
-        return self.norm(self.pointwise(depthwise(x, self.kernels[index], self.members[index], self.stride)))
+        return self.norm(self.pointwise(depthwise(x, self.kernels[index], self.members[index], self.stride)), scale)
 
 
 class OwnOp(nn.Module):

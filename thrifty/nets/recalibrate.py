@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Leaves the network in evaluation mode.
     """
-    norms = [module for module in network.modules() if isinstance(module, (Norm, _BatchNorm))]  # the latter in ops of users
+    norms = _norms(network)
     before = [norm.momentum for norm in norms]
     network.train()
     for count, images in enumerate(batches, start=1):
@@ -27,3 +28,23 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum  # pyrefly: ignore[bad-assignment]
     network.eval()
+
+
+@contextmanager
+def batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Inside, every norm goes by the batch that it sees and keeps its running statistics as they are."""
+    norms, training = _norms(network), network.training
+    before = [norm.momentum for norm in norms]
+    network.train()
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum  # pyrefly: ignore[bad-assignment]
+        network.train(training)
+
+
+def _norms(network: nn.Module) -> list[Norm | _BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, (Norm, _BatchNorm))]  # the latter in ops of users

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thrifty.errors import ThriftyError
-from thrifty.nets.layers import CellOutput, DownInput, Stem, UpInput, classifier, total_stride, upsample
+from thrifty.nets.layers import CellOutput, DownInput, Stem, UpInput, classifier, upsample
 from thrifty.nets.ops import SepFamily, build_op, is_resized
 from thrifty.space import ops
 from thrifty.space.cost import HEAD, Lattice
 from thrifty.space.distribution import edge_index
 from thrifty.space.genotype import CellType, Genotype, role_of
-from thrifty.space.path import kept_up_nodes, row_neighbours
+from thrifty.space.path import Node, kept_up_nodes, row_neighbours, total_stride
 from thrifty.space.schema import Space
 
 
@@ -29,21 +29,31 @@ class Relaxed:
     """The weights of all branches.
 
     alpha[cell type][edge]: (ops,), of the ops on an edge. edges[cell type][node]: (node + 2,), of the edges into an inner
-    node. gates[(i, j)]: scalar, of node X(i, j) where its row reads it; nodes that are not named have 1.
+    node. gates[(i, j)]: scalar, of node X(i, j) where its row reads it; nodes that are not named have 1. live[cell type][edge]:
+    which ops run in a mixture; the others have weight 0 (None: all run). depth: (levels - 1,), of the ends X(L, 0) of the
+    diagonals L = 1 .. levels-1 where the head reads them (None: the last one alone, with 1).
     """
 
     alpha: Mapping[CellType, Sequence[Tensor]]
     edges: Mapping[CellType, Sequence[Tensor]]
-    gates: Mapping[tuple[int, int], Tensor]
+    gates: Mapping[Node, Tensor]
+    live: Mapping[CellType, Sequence[tuple[bool, ...]]] | None = None
+    depth: Tensor | None = None
+
+    def of_edge(self, cell_type: CellType, node: int, source: int) -> tuple[Tensor, Tensor]:
+        """The weights of the ops on an edge, and the weight of the edge."""
+        return self.alpha[cell_type][edge_index(node, source)], self.edges[cell_type][node][source]
 
     def to(self, device: torch.device) -> Relaxed:
         """The same weights on another device, moved as one tensor: they are some hundred scalars and short vectors."""
         parts = [*(v for lists in (self.alpha, self.edges) for vs in lists.values() for v in vs), *self.gates.values()]
+        parts += [] if self.depth is None else [self.depth]
         flat = torch.cat([part.reshape(-1) for part in parts]).to(device)
         moved = iter(flat.split([part.numel() for part in parts]))
         alpha = {t: [next(moved) for _ in vs] for t, vs in self.alpha.items()}
         edges = {t: [next(moved) for _ in vs] for t, vs in self.edges.items()}
-        return Relaxed(alpha, edges, {node: next(moved).reshape(()) for node in self.gates})
+        gates = {node: next(moved).reshape(()) for node in self.gates}
+        return Relaxed(alpha, edges, gates, self.live, None if self.depth is None else next(moved))
 
 
 class MixedEdge(nn.Module):
@@ -61,30 +71,35 @@ class MixedEdge(nn.Module):
         self.singles = nn.ModuleDict({_key(n): build_op(n, role, *widths) for n in single})
         self.single_names = single
 
-    def forward(self, x: Tensor, doubled: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
-        """`x` the source, `doubled` the same up-sampled (role 'up'); `alpha` (ops,), `weight` a scalar."""
+    def forward(self, x: Tensor, doubled: Tensor, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None = None) -> Tensor:
+        """`x` the source, `doubled` the same up-sampled (role 'up'); `alpha` (ops,), `weight` a scalar, `live` (ops,)."""
         seen, seen_doubled = x[:, : self.seen], doubled[:, : self.seen]
+        live = [True] * len(self.names) if live is None else live
+        members = [live[i] for i in self.family_index]
         terms = []
-        if self.family is not None:
+        if self.family is not None and any(members):
             source = seen_doubled if self.role == "up" else seen
-            terms.append(self.family(source, alpha[self.family_index], weight))
+            terms.append(self.family(source, alpha[self.family_index], weight, members))
         for name in self.single_names:
-            source = seen_doubled if is_resized(ops.find(name), self.role) else seen
-            terms.append(self.singles[_key(name)](source, alpha[self.names.index(name)] * weight))
+            index = self.names.index(name)
+            if live[index]:
+                source = seen_doubled if is_resized(ops.find(name), self.role) else seen
+                terms.append(self.singles[_key(name)](source, alpha[index] * weight))
         total = terms[0]
         for term in terms[1:]:
             total = total + term
         return self._with_bypass(total, x, doubled, weight)
 
-    def hard(self, x: Tensor, doubled: Tensor, name: str) -> Tensor:
-        """One op alone, with weight 1."""
+    def hard(self, x: Tensor, doubled: Tensor, name: str, alpha: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+        """One op alone, times its entry of `alpha` and times `weight` (None: 1)."""
         resized = is_resized(ops.find(name), self.role)
         source = (doubled if resized else x)[:, : self.seen]
+        scale = None if alpha is None or weight is None else alpha[self.names.index(name)] * weight
         if self.family is not None and ops.find(name).kind == "sep":
-            value = self.family.hard(source, name)
+            value = self.family.hard(source, name, scale)
         else:
-            value = self.singles[_key(name)](source)
-        return self._with_bypass(value, x, doubled, None)
+            value = self.singles[_key(name)](source, scale)
+        return self._with_bypass(value, x, doubled, weight)
 
     def _with_bypass(self, value: Tensor, x: Tensor, doubled: Tensor, weight: Tensor | None) -> Tensor:
         if self.partial == 1:
@@ -120,18 +135,18 @@ class MixedCell(nn.Module):
     def forward(self, in0: Tensor, in1: Tensor, relaxed: Relaxed) -> Tensor:
         states, doubled = [in0, in1], self._doubled(in1)
         for node in range(self.inner):
-            weights = relaxed.edges[self.cell_type][node]
             total = None
             for source in range(node + 2):
-                alpha = relaxed.alpha[self.cell_type][edge_index(node, source)]
                 twice = doubled if source == 1 else states[source]
-                value = self.edges[f"{node}_{source}"](states[source], twice, alpha, weights[source])
+                scales = relaxed.of_edge(self.cell_type, node, source)
+                live = None if relaxed.live is None else relaxed.live[self.cell_type][edge_index(node, source)]
+                value = self.edges[f"{node}_{source}"](states[source], twice, *scales, live)
                 total = value if total is None else total + value
             assert total is not None
             states.append(torch.relu(total))
         return self.output(states[2:])
 
-    def hard(self, in0: Tensor, in1: Tensor, genotype: Genotype) -> Tensor:
+    def hard(self, in0: Tensor, in1: Tensor, genotype: Genotype, relaxed: Relaxed | None = None) -> Tensor:
         states, doubled = [in0, in1], self._doubled(in1)
         for node, pair in enumerate(genotype.cell(self.cell_type).nodes):
             values = []
@@ -139,7 +154,8 @@ class MixedCell(nn.Module):
                 twice = doubled if edge.source == 1 else states[edge.source]
                 mixed = self.edges[f"{node}_{edge.source}"]
                 assert isinstance(mixed, MixedEdge)
-                values.append(mixed.hard(states[edge.source], twice, edge.op))
+                scales = () if relaxed is None else relaxed.of_edge(self.cell_type, node, edge.source)
+                values.append(mixed.hard(states[edge.source], twice, edge.op, *scales))
             states.append(torch.relu(values[0] + values[1]))
         return self.output(states[2:])
 
@@ -192,37 +208,57 @@ class Supernet(nn.Module):
             gates = [relaxed.gates.get((m, j)) for m in columns]
             left = self.inputs[f"up_{i}_{j}"]([x[m, j] for m in columns], range(len(columns)), gates)
             x[i, j] = self.cells[f"up_{i}_{j}"](left, x[i - 1, j + 1], relaxed)
-        head = self.cells["head"](self.inputs["head"]([stem0], [0], [None]), x[self.levels - 1, 0], relaxed)
+        head = self.cells["head"](self.inputs["head"]([stem0], [0], [None]), self._end(x, relaxed), relaxed)
         return self.classifier(head)
 
-    def hard(self, images: Tensor, genotype: Genotype) -> Tensor:
-        """The logits of one genotype with the supernet's weights; runs nothing else."""
+    def _end(self, x: Mapping[Node, Tensor], relaxed: Relaxed) -> Tensor:
+        """in1 of the head: the end of the last diagonal, or the mean of all ends by the probability that they are it."""
+        if relaxed.depth is None:
+            return x[self.levels - 1, 0]
+        ends = [x[last, 0] * weight for last, weight in enumerate(relaxed.depth, start=1)]
+        total = ends[0]
+        for end in ends[1:]:
+            total = total + end
+        return total
+
+    def hard(self, images: Tensor, genotype: Genotype, relaxed: Relaxed | None = None) -> Tensor:
+        """The logits of one genotype with the supernet's weights; runs nothing else.
+
+        A genotype of fewer levels ends at the diagonal that is its last, and needs images of multiples of its own stride only.
+        With `relaxed` its branches are multiplied by their weights there: ones that carry a gradient make this the forward
+        pass of a straight-through estimator.
+        """
         stem0, first = self.stem(images)
-        x = {(0, 0): first}
-        for j in range(1, self.levels):
+        x, levels = {(0, 0): first}, genotype.levels
+        for j in range(1, levels):
             in0 = self.inputs[f"down_{j}"](stem0 if j == 1 else x[0, j - 2])
-            x[0, j] = self.cell(f"down_{j}").hard(in0, x[0, j - 1], genotype)
-        for i, j in kept_up_nodes(genotype.path, self.levels):
-            kept = row_neighbours(genotype.path, self.levels, i, j)
+            x[0, j] = self.cell(f"down_{j}").hard(in0, x[0, j - 1], genotype, relaxed)
+        for i, j in kept_up_nodes(genotype.path, levels):
+            kept = row_neighbours(genotype.path, levels, i, j)
             slots = [self.neighbours(i, j).index(m) for m in kept]
-            left = self.inputs[f"up_{i}_{j}"]([x[m, j] for m in kept], slots, [None] * len(kept))
-            x[i, j] = self.cell(f"up_{i}_{j}").hard(left, x[i - 1, j + 1], genotype)
-        head = self.cell("head").hard(self.inputs["head"]([stem0], [0], [None]), x[self.levels - 1, 0], genotype)
+            gates = [None if relaxed is None else relaxed.gates.get((m, j)) for m in kept]
+            left = self.inputs[f"up_{i}_{j}"]([x[m, j] for m in kept], slots, gates)
+            x[i, j] = self.cell(f"up_{i}_{j}").hard(left, x[i - 1, j + 1], genotype, relaxed)
+        end = x[levels - 1, 0]
+        if relaxed is not None and relaxed.depth is not None:
+            end = end * relaxed.depth[levels - 2]
+        head = self.cell("head").hard(self.inputs["head"]([stem0], [0], [None]), end, genotype, relaxed)
         return self.classifier(head)
 
 
 class HardNetwork(nn.Module):
-    """A supernet with a genotype imposed, as an ordinary network."""
+    """A supernet with a genotype imposed, as an ordinary network. The genotype may have fewer levels than the supernet."""
 
     def __init__(self, supernet: Supernet, genotype: Genotype) -> None:
         super().__init__()
         supernet.space.check_genotype(genotype)
-        if (genotype.width, genotype.levels) != (supernet.width, supernet.levels):
+        nodes = kept_up_nodes(genotype.path, genotype.levels)
+        if genotype.width != supernet.width or not set(nodes) <= set(supernet.up_nodes):
             raise ThriftyError(
                 f"a genotype of width {genotype.width} and {genotype.levels} levels does not fit a supernet of width "
                 f"{supernet.width} and {supernet.levels} levels"
             )
-        self.supernet, self.genotype, self.stride = supernet, genotype, supernet.stride
+        self.supernet, self.genotype, self.stride = supernet, genotype, total_stride(genotype.levels)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.supernet.hard(images, self.genotype)

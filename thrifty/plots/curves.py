@@ -14,7 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from thrifty.plots.figure import COLOURS, DASHES, MARKERS, figure
 
 Rows = Sequence[Mapping[str, Any]]
-ENTROPIES = (("entropy_alpha", "alpha (ops)"), ("entropy_beta", "beta (edges)"), ("entropy_gamma", "gamma (cell path)"))
+ENTROPIES = (
+    ("entropy_alpha", "alpha (ops)"),
+    ("entropy_beta", "beta (edges)"),
+    ("entropy_gamma", "gamma (cell path)"),
+    ("entropy_depth", "depth"),  # of searches of the depth
+)
 
 
 def draw_searches(searches: Mapping[str, Rows], budget: int, path: Path) -> None:
@@ -48,12 +53,13 @@ def _panel(axes: Axes, searches: Mapping[str, Rows], key: str, title: str) -> No
 
 
 def _entropies(axes: Axes, searches: Mapping[str, Rows]) -> None:
+    recorded = {key for rows in searches.values() for row in rows for key in row}
+    shown = [(key, text, dash) for (key, text), dash in zip(ENTROPIES, DASHES, strict=False) if key in recorded]
     for k, rows in enumerate(searches.values()):
-        for (key, _), dash in zip(ENTROPIES, DASHES, strict=False):
+        for key, _, dash in shown:
             epochs, values = series(rows, key)
             axes.plot(epochs, values, color=COLOURS[k % 7], linestyle=dash, linewidth=1.3)
-    named = zip(ENTROPIES, DASHES, strict=False)
-    handles = [Line2D([], [], color="#444444", linestyle=dash, label=text) for (_, text), dash in named]
+    handles = [Line2D([], [], color="#444444", linestyle=dash, label=text) for _, text, dash in shown]
     axes.legend(handles=handles, fontsize=8, loc="best")
     axes.set_ylim(-0.03, 1.03)
     _finish(axes, "entropy (1 undecided, 0 decided)")

@@ -19,6 +19,7 @@ NETWORK_KEYS = (
 )  # fmt: skip
 SEARCH_KEYS = ("trial", "seed", "budget", "width", "levels", "epochs", "parameters", "dice", "seconds")
 CANDIDATE_KEYS = ("group", "parameters", "dice", "spread", "score", "origin", "genotype")
+FINALIST_KEYS = ("hash", "parameters", "score", "short_dice")
 Row = Mapping[str, Any]
 Setting = tuple[int, int, int, int]
 
@@ -28,6 +29,8 @@ class Selection:
     """What the selection scored (`candidates`), the front of it, and the chosen ones by budget.
 
     `networks` is how many different networks the candidates are; `seconds` and `cpu_hours` are None where not recorded.
+    `finalists` by budget, best first: None where pareto.json has none since its version trained none, empty where the study
+    wanted none. `short` holds epochs, steps and seeds of the short trainings, `short_trainings` how many have finished.
     """
 
     candidates: tuple[Row, ...]
@@ -36,6 +39,11 @@ class Selection:
     chosen: Mapping[int, Row]
     seconds: float | None
     cpu_hours: float | None
+    finalists: Mapping[int, Sequence[Row]] | None = None
+    short: Row | None = None
+    short_trainings: int = 0
+    short_seconds: float = 0.0
+    short_cpu_hours: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ def gather(study: Study, run: Run) -> Facts:
         running=sum(trial.record.is_file() and not trial.done for trial in trials),
         epochs={setting: epochs[setting] for setting in sorted(epochs)},
         selection=_selection(run),
-        genotypes={b: load(run.genotype(b), study.allow_code) for b in study.sizes if run.genotype(b).is_file()},
+        genotypes={budget: load(path, study.allow_code) for budget, path in run.genotypes().items()},
         counted=_counted(rows) if rows else None,
         scores=patient_scores(rows),
         examples=tuple(_examples(run)),
@@ -124,7 +132,15 @@ def _selection(run: Run) -> Selection | None:
     _need(outcome, ("networks", "chosen", "front"), str(run.pareto))
     for row in [*outcome["front"], *outcome["chosen"].values(), *candidates]:
         _need(row, CANDIDATE_KEYS, str(run.pareto.parent))
+    finalists, short = outcome.get("finalists"), outcome.get("short")
+    for row in (row for found in (finalists or {}).values() for row in found):
+        _need(row, FINALIST_KEYS, f"{run.pareto}, finalists")
+    if short is not None:
+        _need(short, ("epochs", "steps", "seeds"), f"{run.pareto}, short")
     spent = read_json(run.select_result) if run.select_result.is_file() else None
+    trained = [read_json(path) for path in sorted(run.short.glob("*/*/result.json"))]
+    for row in trained:
+        _need(row, ("seconds", "cpus"), f"{run.short}, a result.json")
     return Selection(
         candidates=tuple(candidates),
         networks=outcome["networks"],
@@ -132,6 +148,11 @@ def _selection(run: Run) -> Selection | None:
         chosen={int(budget): row for budget, row in outcome["chosen"].items()},
         seconds=spent["seconds"] if spent else None,
         cpu_hours=spent["seconds"] * spent["cpus"] / 3600 if spent else None,
+        finalists=None if finalists is None else {int(budget): found for budget, found in finalists.items()},
+        short=short,
+        short_trainings=len(trained),
+        short_seconds=sum(row["seconds"] for row in trained),
+        short_cpu_hours=sum(row["seconds"] * row["cpus"] for row in trained) / 3600,
     )
 
 

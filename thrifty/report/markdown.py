@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thrifty.report.facts import Facts, Row, Selection
+from thrifty.report.elements import ABSENT, images, number, table
+from thrifty.report.facts import Facts, Row
 from thrifty.report.pictures import Pictures
+from thrifty.report.selection import selection_section
 from thrifty.report.verdict import Comparison, interval_text, signed_points, verdict_text
 from thrifty.space.cost import count
 from thrifty.space.genotype import genotype_hash
 
-ABSENT = "–"
 RESEARCH_ONLY = "**Research use only. Not a medical device.**"
 COMMON_COLUMNS = ("network", "parameters", "MACs", "Dice", "sd over seeds", "95 % interval", "IoU", "HD95")
 LAST_COLUMNS = ("Dice of volumes", "seeds", "still improving", "training, s")
 SEARCH_COLUMNS = ("seed", "budget", "width", "levels", "epochs", "parameters", "idle", "Dice", "collapsed", "seconds")
-SELECTION_COLUMNS = ("budget", "parameters", "idle", "inherited Dice", "spread over supernets", "from search", "path")
-SELECTION_NOTE = (
-    "Inherited Dice is that on the selection cases with weights of the supernets, the mean over all that have the candidate's "
-    "width and levels; `spread over supernets` is its standard deviation over them. `from search` names the search whose "
-    "distribution the candidate was decoded from (`mean`: the mean of all), with the noise that was put on it; `idle` is the "
-    "share of the budget that it leaves unused."
-)
 NETWORKS_NOTE = (
     "Dice, IoU and HD95 are means over the patients of the test set, seeds averaged. The 95 % interval (BCa bootstrap) is over "
     "patients: it says nothing about other seeds, whose spread is the sd beside it. MACs are those of one training patch. "
@@ -46,7 +40,7 @@ def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mappi
         *_networks(facts, pictures["pareto"]),
         *_comparisons(comparisons),
         *_searches(facts, pictures["searches"]),
-        *_selection(facts.selection, pictures["selection"]),
+        *selection_section(facts.selection, pictures["selection"]),
         *_genotypes(facts, pictures["genotypes"]),
         *_cases(facts, pictures["cases"]),
         *_cost(facts.cost),
@@ -56,27 +50,13 @@ def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mappi
     return "\n\n".join(parts) + "\n"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table: the first column left, the others right."""
-    lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return ABSENT if value is None else f"{value:.{digits}f}"
-
-
-def _images(pictures: Pictures) -> list[str]:
-    return [f"![{caption}]({name})\n\n*{caption}*" for name, caption in pictures]
-
-
 def _networks(facts: Facts, pictures: Pictures) -> list[str]:
     if not facts.networks:
         return ["## Networks", "No network is evaluated yet; `thrifty retrain` and `thrifty evaluate` come before this table."]
     labels = list(dict.fromkeys(label for network in facts.networks for label in network["dice_per_class"]))
     columns = [*COMMON_COLUMNS, *(f"Dice {label}" for label in labels), *LAST_COLUMNS]
     rows = [_network_row(network, labels) for network in facts.networks]
-    return ["## Networks", table(columns, rows), NETWORKS_NOTE, *_still_missing(facts), *_images(pictures)]
+    return ["## Networks", table(columns, rows), NETWORKS_NOTE, *_still_missing(facts), *images(pictures)]
 
 
 def _network_row(network: Row, labels: Sequence[str]) -> list[str]:
@@ -86,13 +66,13 @@ def _network_row(network: Row, labels: Sequence[str]) -> list[str]:
         network["name"],
         f"{network['parameters']:,}",
         f"{network['macs']:,}",
-        _number(dice["mean"]),
-        _number(dice["sd_seeds"]),
+        number(dice["mean"]),
+        number(dice["sd_seeds"]),
         interval,
-        _number(network["iou"]["mean"]),
+        number(network["iou"]["mean"]),
         ABSENT if hd95["mean"] is None else f"{hd95['mean']:.2f} {hd95['unit']}",
-        *(_number(network["dice_per_class"].get(label)) for label in labels),
-        _number(network["dice_volume"]),
+        *(number(network["dice_per_class"].get(label)) for label in labels),
+        number(network["dice_volume"]),
         str(network["seeds"]),
         str(network["still_improving"]),
         f"{network['seconds']:.1f}",
@@ -152,30 +132,13 @@ def _searches(facts: Facts, pictures: Pictures) -> list[str]:
         lines.append("No search has finished yet; `thrifty search` comes before this table.")
     if facts.running:
         lines.append(f"Searches that have started and not finished: {facts.running}.")
-    return [*lines, *(_images(pictures) or ["There are no records of epochs to draw."])]
+    return [*lines, *(images(pictures) or ["There are no records of epochs to draw."])]
 
 
 def _search_row(row: Row) -> list[str]:
     whole = [f"{row[key]:,}" for key in ("seed", "budget", "width", "levels", "epochs", "parameters")]
     collapsed = "yes" if row.get("collapsed") else "no"
-    return [*whole, f"{1 - row['parameters'] / row['budget']:.1%}", _number(row["dice"]), collapsed, f"{row['seconds']:.1f}"]
-
-
-def _selection(selection: Selection | None, pictures: Pictures) -> list[str]:
-    if selection is None:
-        return ["## Selection", "Nothing is selected yet; `thrifty select` scores candidates before this table."]
-    text = f"{len(selection.candidates):,} candidates were scored, {selection.networks:,} of them different networks."
-    if selection.seconds is not None and selection.cpu_hours is not None:
-        text += f" That took {selection.seconds:.1f} seconds ({selection.cpu_hours:.3f} CPU-hours)."
-    rows = (_selection_row(budget, row) for budget, row in selection.chosen.items())
-    return ["## Selection", text, table(SELECTION_COLUMNS, rows), SELECTION_NOTE, *_images(pictures)]
-
-
-def _selection_row(budget: int, row: Row) -> list[str]:
-    origin, idle = row["origin"], f"{1 - row['parameters'] / budget:.1%}"
-    source = origin["source"] + (f", noise {origin['stray']:.2f}" if origin.get("stray") else "")
-    dice = [_number(row["dice"]), _number(row["spread"])]
-    return [f"{budget:,}", f"{row['parameters']:,}", idle, *dice, source, str(list(row["genotype"]["path"]))]
+    return [*whole, f"{1 - row['parameters'] / row['budget']:.1%}", number(row["dice"]), collapsed, f"{row['seconds']:.1f}"]
 
 
 def _genotypes(facts: Facts, pictures: Pictures) -> list[str]:
@@ -184,7 +147,7 @@ def _genotypes(facts: Facts, pictures: Pictures) -> list[str]:
         size = f"{count(genotype):,} parameters, width {genotype.width}, {genotype.levels} levels"
         lines.append(f"- budget {budget:,}: {size}, cell path {list(genotype.path)}, hash `{genotype_hash(genotype)}`")
     text = "\n".join(lines) or "No genotype is chosen yet; `thrifty select` chooses them."
-    return ["## Found genotypes", text, *_images(pictures)]
+    return ["## Found genotypes", text, *images(pictures)]
 
 
 def _cases(facts: Facts, pictures: Pictures) -> list[str]:
@@ -197,7 +160,7 @@ def _cases(facts: Facts, pictures: Pictures) -> list[str]:
     shown = [{(row["case"], row["rank"]) for row in facts.examples if row["network"] == network} for network in networks]
     if len(networks) > 1 and all(cases == shown[0] for cases in shown):
         lines.append(f"All networks are shown on the same cases: the worst, median and best of `{networks[0]}`.")
-    return [*lines, *_images(pictures)]
+    return [*lines, *images(pictures)]
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,20 +11,26 @@ import torch
 from thrifty.config import Budget, Study
 from thrifty.data.report import most_levels
 from thrifty.errors import ThriftyError
-from thrifty.search.expected import ExpectedParameters
+from thrifty.search.expected import ExpectedCost
 from thrifty.search.relaxation import ArchitectureParameters
 from thrifty.space.cost import Costs
+from thrifty.space.path import Depth
 from thrifty.space.schema import Space
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One budget setting. `budget` in parameters, `width` in channels."""
+    """One budget setting. `budget` in parameters, `width` in channels.
+
+    Without a limit (`bounded` False) the budget is the size of the largest network of that width and levels. Where the depth is
+    searched `levels` is the most that a network may have.
+    """
 
     budget: int
     width: int
     levels: int
     epochs: int
+    bounded: bool = True
 
     @property
     def key(self) -> str:
@@ -39,15 +46,17 @@ def derive_levels(space: Space, patch: tuple[int, int]) -> int:
 
 
 def expected_at_uniform(costs: Costs) -> float:
-    """E[parameters] when every op, pair and gate is equally likely."""
-    architecture = ArchitectureParameters(costs.space, costs.levels)
+    """E[parameters] when every op, pair, gate and depth is equally likely."""
+    architecture = ArchitectureParameters(costs.space, costs.levels, depth=costs.depth)
     with torch.no_grad():
         for parameter in architecture.parameters():
             parameter.zero_()
-        return float(ExpectedParameters(costs)(architecture))
+        return float(ExpectedCost(costs)(architecture))
 
 
-def derive_width(space: Space, levels: int, channels: int, classes: int, budget: int, partial: int = 1) -> int:
+def derive_width(
+    space: Space, levels: int, channels: int, classes: int, budget: int, partial: int = 1, depth: Depth = "fixed"
+) -> int:
     """The largest width of the space at which an undecided search expects at most the budget; a multiple of `partial`.
 
     So the budget lies in the middle of what that width can build, and a search can trade ops and nodes in both directions.
@@ -60,13 +69,13 @@ def derive_width(space: Space, levels: int, channels: int, classes: int, budget:
     if not choices:
         raise ThriftyError(f"no width of the space '{space.name}' is a multiple of search.partial={partial}; set it to 1")
     for width in choices:
-        costs = Costs(space, width, levels, channels, classes)
+        costs = Costs(space, width, levels, channels, classes, depth=depth)
         if expected_at_uniform(costs) > budget:
             break
         fitting = width
     if fitting is None:
         fitting = choices[0]
-        Costs(space, fitting, levels, channels, classes).check_budget(budget)
+        Costs(space, fitting, levels, channels, classes, depth=depth).check_budget(budget)
     return fitting
 
 
@@ -75,15 +84,21 @@ def settle(study: Study, space: Space, budget: Budget, channels: int, classes: i
     levels = budget.levels or derive_levels(space, study.data.patch_size)
     if levels > space.levels:
         raise ThriftyError(f"a budget asks for {levels} levels, the space '{space.name}' has at most {space.levels}")
-    partial = study.search.partial
-    width = budget.width or derive_width(space, levels, channels, classes, budget.parameters, partial)
+    partial, depth = study.search.partial, study.search.depth
+    width = budget.width
+    if width is None:
+        assert budget.parameters is not None  # a budget has one of the two
+        width = derive_width(space, levels, channels, classes, budget.parameters, partial, depth)
     if partial > 1 and (width % partial or len(set(space.frame.widths(width, levels))) > 1):
         raise ThriftyError(
-            f"search.partial={partial} needs one width on all rows that is a multiple of {partial}; the budget of "
-            f"{budget.parameters:,} has {list(space.frame.widths(width, levels))}; give another width, or set search.partial=1"
+            f"search.partial={partial} needs one width on all rows that is a multiple of {partial}; "
+            f"{budget.label} has {list(space.frame.widths(width, levels))}; give another width, or set search.partial=1"
         )
-    Costs(space, width, levels, channels, classes).check_budget(budget.parameters)
-    return Setting(budget.parameters, width, levels, budget.epochs or study.search.epochs)
+    costs, epochs = Costs(space, width, levels, channels, classes, depth=depth), budget.epochs or study.search.epochs
+    if budget.parameters is None:
+        return Setting(costs.largest(), width, levels, epochs, bounded=False)
+    costs.check_budget(budget.parameters)
+    return Setting(budget.parameters, width, levels, epochs)
 
 
 def settings_of(study: Study, space: Space, channels: int, classes: int) -> list[Setting]:
@@ -93,6 +108,14 @@ def settings_of(study: Study, space: Space, channels: int, classes: int) -> list
         ThriftyError: a budget below the smallest network, or the same setting twice.
     """
     settings = [settle(study, space, budget, channels, classes) for budget in study.budgets]
-    if len(set(settings)) < len(settings):
+    if len({setting.key for setting in settings}) < len(settings):
         raise ThriftyError("two entries of 'budgets' come to the same setting; remove one or give it another width or levels")
     return settings
+
+
+def by_budget(settings: Iterable[Setting]) -> dict[int, Setting]:
+    """The first setting of every budget, the smallest budget first."""
+    first: dict[int, Setting] = {}
+    for setting in settings:
+        first.setdefault(setting.budget, setting)
+    return dict(sorted(first.items()))

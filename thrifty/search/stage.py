@@ -44,5 +44,5 @@ def candidate(run: Run, name: str) -> dict[str, Any]:
     """The genotype of a finished search, with where it came from."""
     trial = run.search_trial(name)
     result = read_json(trial.result)
-    kept = ("trial", "seed", "budget", "width", "levels", "parameters", "genotype_hash", "dice", "collapsed")
+    kept = ("trial", "seed", "budget", "bounded", "width", "levels", "parameters", "genotype_hash", "dice", "collapsed")
     return {**{key: result[key] for key in kept}, "genotype": read_json(trial.genotype)}

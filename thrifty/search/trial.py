@@ -15,8 +15,9 @@ from thrifty.inference import inherited_dice
 from thrifty.nets.supernet import HardNetwork
 from thrifty.nets.supernet_file import save_supernet
 from thrifty.results import Trial, read_run, write_json
+from thrifty.search.measures import COLLAPSED, SearchData, parameter_free_share
 from thrifty.search.setting import Setting
-from thrifty.search.twolevel import COLLAPSED, DifferentiableSearch, SearchData, parameter_free_share
+from thrifty.search.twolevel import DifferentiableSearch
 from thrifty.space import genotype as genotypes
 from thrifty.space.cost import Costs
 from thrifty.space.decode import Decoded
@@ -62,6 +63,7 @@ def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> Non
         "dice": dice,
         "parameter_free": free,
         "collapsed": free >= COLLAPSED,
+        "guard": None if search.guard.action is None else search.guard.action.as_json(),
         "device": device.type,
         "seconds": sum(row["seconds"] for row in record),
         "cpus": arguments["cpus"],
@@ -82,8 +84,8 @@ def make_search(
         Batches(store, tuple(store.indices(splits.weights)), *shared, 2 * seed, device),
         Batches(store, tuple(store.indices(splits.architecture)), *shared, 2 * seed + 1, device),
     )
-    costs = Costs(space, setting.width, setting.levels, store.channels, store.classes)
-    return DifferentiableSearch(costs, setting, study.search, data, device)
+    costs = Costs(space, setting.width, setting.levels, store.channels, store.classes, depth=study.search.depth)
+    return DifferentiableSearch(costs, setting, study.search, data, device, seed)
 
 
 def architecture_dice(study: Study, prepared: Prepared, search: DifferentiableSearch, decoded: Decoded) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,45 +14,53 @@ from thrifty.data.batches import Batches
 from thrifty.errors import ThriftyError
 from thrifty.inference import call_padded
 from thrifty.losses import dice_ce
+from thrifty.nets.recalibrate import batch_statistics
 from thrifty.nets.supernet import Relaxed, Supernet
 from thrifty.search.constraint import BudgetConstraint
-from thrifty.search.expected import ExpectedParameters
+from thrifty.search.curvature import Curvature, dominant_eigenvalue, flat
+from thrifty.search.expected import ExpectedCost
+from thrifty.search.guard import Look, SearchGuard
+from thrifty.search.measures import SearchData, batch_dice, parameter_free_share
+from thrifty.search.pruning import Pruning
 from thrifty.search.relaxation import ArchitectureParameters, entropies
 from thrifty.search.setting import Setting
-from thrifty.space import ops
-from thrifty.space.cost import Costs, lattice_of
+from thrifty.search.source_decoding import decode_source
+from thrifty.space.cost import Costs
 from thrifty.space.decode import Decoded, decode
-from thrifty.space.genotype import CELL_TYPES, Genotype, genotype_hash, to_json
+from thrifty.space.genotype import Genotype, genotype_hash, to_json
+from thrifty.space.path import total_stride
+from thrifty.space.sample import draw
 from thrifty.train import cosine, make_optimiser
-
-COLLAPSED = 0.8
-"""A genotype of which so large a share of the edges is parameter-free counts as collapsed."""
 
 DICE_BATCHES = 2
 """Batches of architecture cases on which the Dice of an epoch's record is taken."""
 
+FIRST_ITERATIONS = 8
+"""Of the power iteration for the dominant eigenvalue, when it is first looked at."""
 
-@dataclass(frozen=True)
-class SearchData:
-    """Batches of the two disjoint sets of cases."""
-
-    weights: Batches
-    architecture: Batches
+WEIGHTS, ARCHITECTURE = 0, 1
+"""Which of a step's two passes draws a genotype: each has its own stream of draws."""
 
 
 class DifferentiableSearch:
-    """One search as a trainee: a supernet, its architecture parameters, an optimiser for each, and the budget."""
+    """One search as a trainee: a supernet, its architecture parameters, an optimiser for each, the budget and the guard."""
 
-    def __init__(self, costs: Costs, setting: Setting, settings: Search, data: SearchData, device: torch.device) -> None:
-        self.costs, self.setting, self.settings, self.data, self.device = costs, setting, settings, data, device
+    def __init__(
+        self, costs: Costs, setting: Setting, settings: Search, data: SearchData, device: torch.device, seed: int
+    ) -> None:
+        self.costs, self.setting, self.settings, self.data = costs, setting, settings, data
+        self.device, self.seed = device, seed
         space, size = costs.space, (costs.width, costs.levels, costs.channels, costs.classes)
         # channels_last: measured 2.7x faster on CPU for depth-wise and point-wise convolutions.
         self.supernet = Supernet(space, *size, settings.partial).to(device)
         self.supernet.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         # The architecture parameters stay on the CPU, beside the exact expected size; their weights travel each step.
-        self.architecture = ArchitectureParameters(space, costs.levels, settings.edges)
-        self.expected = ExpectedParameters(costs)
+        self.architecture = ArchitectureParameters(space, costs.levels, settings.edges, settings.gates, costs.depth)
+        self.expected = ExpectedCost(costs)
         self.constraint = BudgetConstraint(setting.budget, settings.penalty)
+        self.guard = SearchGuard(settings.guard)
+        self.pruning = Pruning(settings.prune, costs)
+        self.direction = torch.ones(sum(p.numel() for p in self.architecture.parameters()))
         self.weight_optimiser = make_optimiser(list(self.supernet.parameters()), settings.weights)
         adam = settings.architecture
         self.architecture_optimiser = torch.optim.Adam(
@@ -60,20 +68,29 @@ class DifferentiableSearch:
         )
 
     def epoch(self, index: int) -> dict[str, Any]:
-        """`steps` two-level steps; during the warm-up only the weights learn."""
+        """`steps` two-level steps; during the warm-up, and after the guard has acted, only the weights learn."""
         self.supernet.train()
+        self.architecture.temperature = temperature_at(self._progress(index), self.settings.temperature)
+        learns = index >= self.settings.warmup and self.guard.action is None
         weight_losses, architecture_losses = [], []
         for step in range(self.settings.steps):
-            if index >= self.settings.warmup:
+            if learns:
                 architecture_losses.append(self.architecture_step(index, step))
             weight_losses.append(self.weight_step(index, step))
-        return self._record(index, weight_losses, architecture_losses)
+        return self._record(index, _mean(weight_losses, index), _mean(architecture_losses, index) if learns else None)
 
     def architecture_step(self, index: int, step: int) -> Tensor:
-        """One step of alpha, beta and gamma on the architecture cases; returns the loss without the budget's term."""
+        """One step of alpha, beta and gamma on the architecture cases; returns the loss without the terms added to it."""
         images, masks = self._batch(self.data.architecture, index, step)
-        loss = dice_ce(self._logits(images, self.architecture.relaxed()), masks)
+        if self.settings.relaxation == "gumbel":
+            drawn = self._draw(index, step, ARCHITECTURE)
+            logits = self._logits(images, self.architecture.straight_through(), drawn)
+        else:
+            logits = self._logits(images, self.architecture.relaxed())
+        loss = dice_ce(logits, masks)
         total = loss + self.constraint.term(self.expected(self.architecture)).to(loss)
+        if self.settings.beta_decay:
+            total = total + self.settings.beta_decay * self._progress(index) * self.architecture.beta_loss().to(loss)
         parameters = list(self.architecture.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
             parameter.grad = gradient
@@ -81,10 +98,14 @@ class DifferentiableSearch:
         return loss.detach()
 
     def weight_step(self, index: int, step: int) -> Tensor:
-        """One step of the weights on the weight cases; returns the loss."""
+        """One step of the weights on the weight cases, of the mixture or of one sampled network; returns the loss."""
         self._set_rate(index, step)
         images, masks = self._batch(self.data.weights, index, step)
-        loss = dice_ce(self._logits(images, self._fixed()), masks)
+        if _is_hard(index * self.settings.steps + step, self.settings.hard):
+            logits = self._logits(images, None, self._draw(index, step, WEIGHTS))
+        else:
+            logits = self._logits(images, self._fixed())
+        loss = dice_ce(logits, masks)
         self.weight_optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.settings.weights.clip:
@@ -92,92 +113,169 @@ class DifferentiableSearch:
         self.weight_optimiser.step()
         return loss.detach()
 
+    def curvature(self, iterations: int = 1) -> Curvature:
+        """Dominant eigenvalue of the Hessian of the loss of the mixture on one fixed batch of architecture cases, with
+        respect to the logits over temperature, from `direction` on."""
+        images, masks = self._plain(0)
+        parameters, temperature = list(self.architecture.parameters()), self.architecture.temperature
+
+        def gradient(offset: Tensor) -> Tensor:
+            self._shift(offset * temperature)
+            loss = dice_ce(self._logits(images, self.architecture.relaxed()), masks)
+            gradients = torch.autograd.grad(loss, parameters)
+            self._shift(-offset * temperature)
+            return flat(list(gradients)) * temperature
+
+        kept = [p.detach().clone() for p in parameters]
+        with batch_statistics(self.supernet):
+            found = dominant_eigenvalue(gradient, self.direction, iterations)
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)  # adding and taking away again is not exact
+        return found
+
     def decode(self) -> Decoded:
-        """The most likely genotype within the budget."""
+        """The most likely genotype within the budget; what the source's rule gives, where that is asked for and no budget is."""
+        if self.settings.decoding == "source" and not self.setting.bounded:
+            return decode_source(self.architecture, self.costs)
         return decode(self.architecture.distribution(), self.costs, self.setting.budget)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "supernet": self.supernet.state_dict(),
             "architecture": self.architecture.state_dict(),
+            "temperature": self.architecture.temperature,
             "weight_optimiser": self.weight_optimiser.state_dict(),
             "architecture_optimiser": self.architecture_optimiser.state_dict(),
             "multiplier": self.constraint.multiplier,
+            "guard": self.guard.state_dict(),
+            "pruning": self.pruning.state_dict(),
+            "direction": self.direction,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("supernet", "architecture", "weight_optimiser", "architecture_optimiser"):
+        for name in ("supernet", "architecture", "weight_optimiser", "architecture_optimiser", "guard", "pruning"):
             getattr(self, name).load_state_dict(state[name])
+        self.architecture.temperature, self.direction = state["temperature"], state["direction"]
         self.constraint.multiplier = state["multiplier"]
 
-    def _logits(self, images: Tensor, relaxed: Relaxed) -> Tensor:
-        """Of patches of any size, padded to the stride on the way as in retraining."""
-        relaxed = relaxed if self.device.type == "cpu" else relaxed.to(self.device)
-        return call_padded(lambda padded: self.supernet(padded, relaxed), images, self.supernet.stride)
+    def _progress(self, index: int) -> float:
+        """How far the search of the architecture has come at an epoch: 0 up to the end of the warm-up, 1 in the last epoch."""
+        last = self.setting.epochs - 1 - self.settings.warmup
+        return min(1.0, max(0, index - self.settings.warmup) / last) if last > 0 else 1.0
+
+    def _logits(self, images: Tensor, relaxed: Relaxed | None, genotype: Genotype | None = None) -> Tensor:
+        """Of patches of any size, padded to the stride on the way as in retraining; of the mixture if no genotype is given."""
+        if relaxed is not None and self.device.type != "cpu":
+            relaxed = relaxed.to(self.device)
+
+        def forward(padded: Tensor) -> Tensor:
+            if genotype is not None:
+                return self.supernet.hard(padded, genotype, relaxed)
+            assert relaxed is not None
+            return self.supernet(padded, relaxed)
+
+        return call_padded(forward, images, self.supernet.stride if genotype is None else total_stride(genotype.levels))
 
     def _batch(self, batches: Batches, index: int, step: int) -> tuple[Tensor, Tensor]:
         images, masks = batches.draw(index, step)
         return images.to(memory_format=torch.channels_last), masks
 
+    def _plain(self, step: int) -> tuple[Tensor, Tensor]:
+        """The same architecture cases in every epoch, not augmented."""
+        images, masks = self.data.architecture.plain(step)
+        return images.to(memory_format=torch.channels_last), masks
+
+    def _draw(self, index: int, step: int, which: int) -> Genotype:
+        """A genotype drawn from the distribution; a function of seed, epoch and step, as the batches are."""
+        return draw(self.architecture.distribution(), self.costs, np.random.default_rng([self.seed, index, step, which]))
+
     def _fixed(self) -> Relaxed:
         with torch.no_grad():
             return self.architecture.relaxed()
+
+    def _shift(self, offset: Tensor) -> None:
+        parameters = list(self.architecture.parameters())
+        with torch.no_grad():
+            for parameter, part in zip(parameters, offset.split([p.numel() for p in parameters]), strict=True):
+                parameter.add_(part.view_as(parameter))
 
     def _set_rate(self, index: int, step: int) -> None:
         done, total = index * self.settings.steps + step, self.setting.epochs * self.settings.steps
         for group in self.weight_optimiser.param_groups:
             group["lr"] = self.settings.weights.lr * cosine(done, total)
 
-    def _record(self, index: int, weight_losses: list[Tensor], architecture_losses: list[Tensor]) -> dict[str, Any]:
-        with torch.no_grad():
-            expected = float(self.expected(self.architecture))
-        if architecture_losses:
-            self.constraint.update(expected)
+    def _record(self, index: int, loss_weights: float, loss_architecture: float | None) -> dict[str, Any]:
+        curvature, pruned = None, 0
+        if loss_architecture is not None:
+            self.constraint.update(self._expected())
+            curvature = self._watch(index)
+            pruned = self.pruning.look(self.architecture)
         decoded = self.decode()
         return {
-            "loss_weights": _mean(weight_losses, index),
-            "loss_architecture": _mean(architecture_losses, index) if architecture_losses else None,
-            "dice": self._dice(),
+            "loss_weights": loss_weights,
+            "loss_architecture": loss_architecture,
+            **self._dice(decoded.genotype),
             **entropies(self.architecture),
-            "expected_parameters": expected,
+            "temperature": self.architecture.temperature,
+            "expected_parameters": self._expected(),
             "multiplier": self.constraint.multiplier,
             "parameters": decoded.parameters,
             "parameter_free": parameter_free_share(decoded.genotype),
+            "curvature": curvature,
+            "guard": self._guard_line(index),
+            "pruned": pruned,
             "hash": genotype_hash(decoded.genotype),
             "genotype": to_json(decoded.genotype),
         }
 
-    def _dice(self) -> float:
-        """Mean foreground Dice of the mixed supernet on a few batches of architecture cases."""
-        self.supernet.eval()
-        total = 0.0
+    def _expected(self) -> float:
         with torch.no_grad():
+            return float(self.expected(self.architecture))
+
+    def _watch(self, index: int) -> float | None:
+        """Shows the epoch to the guard and goes back if it says so; returns the eigenvalue, if it is measured."""
+        eigenvalue = None
+        if self.settings.guard.curvature and self.settings.relaxation == "softmax":
+            # One iteration an epoch follows a direction that was found before; the first look has to find it.
+            found = self.curvature(1 if self.guard.looks else FIRST_ITERATIONS)
+            self.direction, eigenvalue = found.direction, abs(found.eigenvalue)
+        decoded = self.decode()
+        architecture = {name: value.clone() for name, value in self.architecture.state_dict().items()}
+        free, idle = parameter_free_share(decoded.genotype), 1 - decoded.parameters / self.setting.budget
+        back_to = self.guard.look(Look(index, free, idle, eigenvalue, architecture))
+        if back_to is not None:
+            self.architecture.load_state_dict(back_to.architecture)
+        return eigenvalue
+
+    def _guard_line(self, index: int) -> str | None:
+        action = self.guard.action
+        if action is None or action.epoch != index:
+            return None
+        return f"back to the architecture of epoch {action.back_to}, which stays: {action.reason}"
+
+    def _dice(self, genotype: Genotype) -> dict[str, float]:
+        """Mean foreground Dice of the mixture and of the decoded network, by the statistics of each batch."""
+        totals, fixed = {"dice": 0.0, "dice_decoded": 0.0}, self._fixed()
+        with torch.no_grad(), batch_statistics(self.supernet):
             for step in range(DICE_BATCHES):
-                images, masks = self.data.architecture.plain(step)
-                labels = self._logits(images.to(memory_format=torch.channels_last), self._fixed()).argmax(1)
-                total += batch_dice(labels, masks, self.costs.classes)
-        self.supernet.train()
-        return total / DICE_BATCHES
+                images, masks = self._plain(step)
+                for key, logits in (
+                    ("dice", self._logits(images, fixed)),
+                    ("dice_decoded", self._logits(images, None, genotype)),
+                ):
+                    totals[key] += batch_dice(logits.argmax(1), masks, self.costs.classes) / DICE_BATCHES
+        return totals
 
 
-def batch_dice(labels: Tensor, masks: Tensor, classes: int) -> float:
-    """Mean over the foreground classes of the Dice over a whole batch, (B, h, w) class ids; a class absent from both is 1."""
-    scores = []
-    for c in range(1, classes):
-        size = int((labels == c).sum() + (masks == c).sum())
-        scores.append(2 * int(((labels == c) & (masks == c)).sum()) / size if size else 1.0)
-    return sum(scores) / len(scores)
+def temperature_at(progress: float, end: float) -> float:
+    """Falls geometrically from 1 to `end` as the search of the architecture goes from 0 to 1."""
+    return float(end**progress)
 
 
-def parameter_free_share(genotype: Genotype) -> float:
-    """Share of the kept edges, over all cells of the network, whose op is parameter-free."""
-    free = total = 0
-    for cell_type in CELL_TYPES:
-        cells = int(lattice_of(genotype).cells_in_rows(cell_type, genotype.path).sum())
-        for _, edge in genotype.cell(cell_type).edges():
-            total += cells
-            free += cells * ops.find(edge.op).parameter_free
-    return free / total
+def _is_hard(step: int, share: float) -> bool:
+    """Spreads a share of the steps evenly over all of them."""
+    return math.floor((step + 1) * share) > math.floor(step * share)
 
 
 def _mean(losses: list[Tensor], index: int) -> float:

@@ -1,13 +1,13 @@
-"""Exact parameters of genotypes by closed formula, without building anything (method, section 4).
+"""Exact parameters and multiply-accumulates (MACs) of genotypes by closed formula, without building anything (method, section 4).
 
-The count is linear: each cell of a type and row costs the same, and the input convolution of an up cell costs the same for
-each kept neighbour in its row. So count = fixed + sum over rows of (cells in that row) * (cost of such a cell).
+Both are linear: each cell of a type and row costs the same, and the input convolution of an up cell costs the same for each
+kept neighbour in its row. So cost = fixed + sum over rows of (cells in that row) * (cost of such a cell).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,16 +16,23 @@ from thrifty.errors import ThriftyError
 from thrifty.space import ops
 from thrifty.space.frame import Frame, conv_params
 from thrifty.space.genotype import CELL_TYPES, CellType, Genotype, role_of
-from thrifty.space.path import kept_up_nodes, row_neighbours
+from thrifty.space.ops import Weights
+from thrifty.space.path import Depth, kept_up_nodes, levels_of, row_neighbours, total_stride
 from thrifty.space.schema import Space, decodable
 
 HEAD = -1
 """The row of the head: full resolution."""
 
+Patch = tuple[int, int]
+"""(height, width) in pixels."""
+
 
 @dataclass(frozen=True)
 class Lattice:
-    """What the costs of the fixed parts depend on."""
+    """What the costs of the fixed parts depend on.
+
+    `patch` says what a cost is: None for parameters, a size for the MACs of one image of that size, padded to the stride.
+    """
 
     frame: Frame
     nodes: int
@@ -33,10 +40,18 @@ class Lattice:
     levels: int
     channels: int
     classes: int
+    patch: Patch | None = None
 
     def row_width(self, row: int) -> int:
         """Channels of a row; row -1 is the full resolution."""
         return self.frame.widths(self.width, self.levels)[row + 1]
+
+    def row_size(self, row: int) -> Patch:
+        """(height, width) in pixels of a row, where costs are MACs."""
+        assert self.patch is not None
+        stride = total_stride(self.levels)
+        height, width = ((size + -size % stride) >> (row + 1) for size in self.patch)
+        return height, width
 
     def cell_rows(self, cell_type: CellType) -> range:
         """The rows in which cells of a type stand; -1 is the head."""
@@ -50,37 +65,47 @@ class Lattice:
             return self.row_width(row - 1), here
         return (self.row_width(row + 1), here) if role == "up" else (here, here)
 
-    def edge_params(self, cell_type: CellType, source: int, op: str, row: int) -> int:
-        return ops.find(op).params(role_of(cell_type, source), *self.edge_widths(cell_type, source, row))
+    def edge_cost(self, cell_type: CellType, source: int, op: str, row: int) -> int:
+        """
+        Raises:
+            ThriftyError: MACs of a user's own op that has no formula for them.
+        """
+        role, widths = role_of(cell_type, source), self.edge_widths(cell_type, source, row)
+        if self.patch is None:
+            return ops.find(op).params(role, *widths)
+        return ops.find(op).macs(role, *widths, *self.row_size(row))
 
-    def base_params(self) -> int:
+    def base_cost(self) -> int:
         """Stem and classifier."""
         full, first = self.row_width(HEAD), self.row_width(0)
         frame = self.frame
-        stem0 = frame.stem_kernel**2 * self.channels * full + 2 * full
-        block = conv_params(frame.stem_block, full, first) + conv_params(frame.stem_block, first, first) + 4 * first
+        stem0 = Weights(frame.stem_kernel**2 * self.channels * full, norm=2 * full)
+        block = conv_params(frame.stem_block, full, first) + conv_params(frame.stem_block, first, first)
         skip = 0 if full == first else full * first
-        return stem0 + block + skip + frame.classifier_kernel**2 * full * self.classes
+        classifier = Weights(frame.classifier_kernel**2 * full * self.classes)
+        return self._cost(stem0, HEAD) + self._cost(Weights(block + skip, norm=4 * first), 0) + self._cost(classifier, HEAD)
 
-    def down_params(self, row: int) -> int:
+    def down_cost(self, row: int) -> int:
         """A down cell apart from its edges: bringing in0 to in1, and the output convolution."""
         before, above = self.row_width(row - 2), self.row_width(row - 1)
-        in0 = 2 * above + (0 if before == above else before * above)
-        return in0 + self._output(row)
+        in0 = Weights(0 if before == above else before * above, norm=2 * above)
+        return self._cost(in0, row - 1) + self._cost(self._output(row), row)
 
-    def up_params(self, row: int) -> int:
+    def up_cost(self, row: int) -> int:
         """An up cell apart from its edges and its input convolution."""
-        return 2 * self.row_width(row) + self._output(row)
+        return self._cost(Weights(norm=2 * self.row_width(row)), row) + self._cost(self._output(row), row)
 
-    def neighbour_params(self, row: int) -> int:
+    def neighbour_cost(self, row: int) -> int:
         """The share of an up cell's input convolution that one node to the left has."""
-        return conv_params(self.frame.input_conv, self.row_width(row), self.row_width(row))
+        return self._cost(Weights(conv_params(self.frame.input_conv, self.row_width(row), self.row_width(row))), row)
 
-    def _output(self, row: int) -> int:
+    def _output(self, row: int) -> Weights:
         here = self.row_width(row)
-        if self.frame.output_conv == "sep_3":
-            return 9 * self.nodes * here + self.nodes * here * here + 2 * here
-        return conv_params(self.frame.output_conv, self.nodes * here, here) + 2 * here
+        return Weights(conv_params(self.frame.output_conv, self.nodes * here, here), norm=2 * here)
+
+    def _cost(self, weights: Weights, row: int) -> int:
+        """Of weights whose output has the size of a row."""
+        return weights.params() if self.patch is None else weights.macs(*self.row_size(row))
 
     def up_cells(self, path: Sequence[int]) -> np.ndarray:
         """Number of up cells in each row of `cell_rows('up')`, the head included."""
@@ -90,12 +115,12 @@ class Lattice:
         counts[0] += 1
         return counts
 
-    def path_params(self, path: Sequence[int]) -> int:
+    def path_cost(self, path: Sequence[int]) -> int:
         """All that a cell path costs apart from edges."""
-        total = self.base_params() + sum(self.down_params(row) for row in self.cell_rows("down"))
+        total = self.base_cost() + sum(self.down_cost(row) for row in self.cell_rows("down"))
         for i, j in kept_up_nodes(path, self.levels):
-            total += self.up_params(j) + len(row_neighbours(path, self.levels, i, j)) * self.neighbour_params(j)
-        return total + self.up_params(HEAD) + self.neighbour_params(HEAD)
+            total += self.up_cost(j) + len(row_neighbours(path, self.levels, i, j)) * self.neighbour_cost(j)
+        return total + self.up_cost(HEAD) + self.neighbour_cost(HEAD)
 
     def cells_in_rows(self, cell_type: CellType, path: Sequence[int]) -> np.ndarray:
         if cell_type == "down":
@@ -103,25 +128,44 @@ class Lattice:
         return self.up_cells(path)
 
 
-def lattice_of(genotype: Genotype) -> Lattice:
+def lattice_of(genotype: Genotype, patch: Patch | None = None) -> Lattice:
     g = genotype
-    return Lattice(g.frame, g.nodes, g.width, g.levels, g.channels, g.classes)
+    return Lattice(g.frame, g.nodes, g.width, g.levels, g.channels, g.classes, patch)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _edge_table(lattice: Lattice, cell_type: CellType, source: int, op: str) -> np.ndarray:
     rows = lattice.cell_rows(cell_type)
-    return np.array([lattice.edge_params(cell_type, source, op, row) for row in rows], dtype=np.int64)
+    return np.array([lattice.edge_cost(cell_type, source, op, row) for row in rows], dtype=np.int64)
 
 
 @lru_cache(maxsize=1024)
 def _path_costs(lattice: Lattice, path: tuple[int, ...]) -> tuple[int, dict[CellType, np.ndarray]]:
-    return lattice.path_params(path), {t: lattice.cells_in_rows(t, path) for t in CELL_TYPES}
+    return lattice.path_cost(path), {t: lattice.cells_in_rows(t, path) for t in CELL_TYPES}
 
 
 def count(genotype: Genotype) -> int:
     """Trainable parameters of the genotype's network; equal to sum(p.numel()) of the built one."""
-    lattice = lattice_of(genotype)
+    return _network_cost(genotype, lattice_of(genotype))
+
+
+def count_macs(genotype: Genotype, patch: Patch) -> int:
+    """Multiply-accumulates of one image of (height, width) pixels, padded to the stride of the genotype's network.
+
+    Equal to half of what torch.utils.flop_counter counts in the built one: convolutions and matrix products only.
+
+    Raises:
+        ThriftyError: a user's own op has no formula for them.
+    """
+    return _network_cost(genotype, lattice_of(genotype, patch))
+
+
+def has_macs(genotype: Genotype) -> bool:
+    """Whether `count_macs` has a formula for every op of the genotype: a user's own may lack one."""
+    return all(ops.find(edge.op).has_macs for t in CELL_TYPES for _, edge in genotype.cell(t).edges())
+
+
+def _network_cost(genotype: Genotype, lattice: Lattice) -> int:
     total, cells = _path_costs(lattice, genotype.path)
     for cell_type in CELL_TYPES:
         for _, edge in genotype.cell(cell_type).edges():
@@ -131,38 +175,61 @@ def count(genotype: Genotype) -> int:
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of a space at one width and number of levels."""
+    """Costs of a space at one width and number of levels: parameters, or MACs of one image where `patch` gives its size.
+
+    With `depth` searched `levels` is the most that a network may have; `of_path` then has the costs of one with fewer.
+    """
 
     space: Space
     width: int
     levels: int
     channels: int
     classes: int
+    patch: Patch | None = None
+    depth: Depth = "fixed"
 
     @property
     def lattice(self) -> Lattice:
-        return Lattice(self.space.frame, self.space.nodes, self.width, self.levels, self.channels, self.classes)
+        frame, nodes = self.space.frame, self.space.nodes
+        return Lattice(frame, nodes, self.width, self.levels, self.channels, self.classes, self.patch)
+
+    @property
+    def unit(self) -> str:
+        """What a cost counts."""
+        return "parameters" if self.patch is None else "MACs"
+
+    @property
+    def levels_text(self) -> str:
+        return f"{self.levels} levels" if self.depth == "fixed" else f"2 to {self.levels} levels"
+
+    def paths(self) -> list[tuple[int, ...]]:
+        """The cell paths that may be chosen, in canonical order."""
+        return self.space.paths(self.levels, self.depth)
+
+    def of_path(self, path: Sequence[int]) -> Costs:
+        """The costs at the levels of a cell path."""
+        return replace(self, levels=levels_of(path), depth="fixed")
 
     def edge_costs(self, cell_type: CellType, source: int) -> np.ndarray:
-        """Parameters of every op of an edge in every row: (ops, rows), int64."""
+        """Cost of every op of an edge in every row: (ops, rows), int64."""
         names = self.space.ops_of(cell_type, source)
         return np.stack([_edge_table(self.lattice, cell_type, min(source, 2), name) for name in names])
 
     def smallest(self) -> int:
-        """Parameters of the smallest network."""
-        return min(self.smallest_of_path(path) for path in self.space.paths(self.levels))
+        """Cost of the smallest network."""
+        return min(self.smallest_of_path(path) for path in self.paths())
 
     def largest(self) -> int:
-        """Parameters of the largest network."""
-        return max(-self._least(path, sign=-1) for path in self.space.paths(self.levels))
+        """Cost of the largest network."""
+        return max(-self.of_path(path)._least(path, sign=-1) for path in self.paths())
 
     def smallest_of_path(self, path: tuple[int, ...]) -> int:
-        """Parameters of the smallest network with a cell path."""
-        return self._least(path, sign=1)
+        """Cost of the smallest network with a cell path."""
+        return self.of_path(path)._least(path, sign=1)
 
     def _least(self, path: tuple[int, ...], sign: int) -> int:
-        """The least of sign * parameters: at every inner node the two least edges, each with its least op."""
-        total = sign * self.lattice.path_params(path)
+        """The least of sign * cost: at every inner node the two least edges, each with its least op."""
+        total = sign * self.lattice.path_cost(path)
         for cell_type in CELL_TYPES:
             cells = sign * self.lattice.cells_in_rows(cell_type, path)
             for k in range(self.space.nodes):
@@ -181,6 +248,6 @@ class Costs:
         """
         if budget < (smallest := self.smallest()):
             raise ThriftyError(
-                f"the budget of {budget:,} parameters is below the smallest network of the space '{self.space.name}' at width "
-                f"{self.width} with {self.levels} levels, which has {smallest:,}; give a larger budget or a smaller width"
+                f"the budget of {budget:,} {self.unit} is below the smallest network of the space '{self.space.name}' at width "
+                f"{self.width} with {self.levels_text}, which has {smallest:,}; give a larger budget or a smaller width"
             )

@@ -17,6 +17,7 @@ from thrifty.errors import ThriftyError
 from thrifty.space.cost import Costs
 from thrifty.space.distribution import Distribution, edge_index, pairs_of
 from thrifty.space.genotype import Cell, CellType, Edge, Genotype
+from thrifty.space.path import levels_of
 
 SCALE = 2.0**40
 
@@ -40,7 +41,9 @@ class _Front:
 def decode(
     distribution: Distribution, costs: Costs, budget: int | None = None, paths: list[tuple[int, ...]] | None = None
 ) -> Decoded:
-    """The most likely labelled genotype with parameters <= budget, over `paths` (all paths of the space if None).
+    """The most likely labelled genotype with parameters <= budget, over `paths` (all that `costs` know of if None).
+
+    `costs` are those of parameters. A path may be of fewer levels than they are; its length says of how many.
 
     Raises:
         ThriftyError: the budget is below the smallest network of these paths; names that size.
@@ -48,8 +51,8 @@ def decode(
     best: tuple[int, int, tuple[int, ...], np.ndarray, np.ndarray] | None = None
     fronts = _CellFronts(distribution, costs)
     smallest: int | None = None
-    for path in costs.space.paths(costs.levels) if paths is None else paths:
-        fixed = costs.lattice.path_params(path)
+    for path in costs.paths() if paths is None else paths:
+        fixed = costs.of_path(path).lattice.path_cost(path)
         down, up = fronts.of("down", path), fronts.of("up", path)
         low = fixed + int(down.cost[0] + up.cost[0])
         smallest = low if smallest is None else min(smallest, low)
@@ -62,13 +65,14 @@ def decode(
             best = (log_p, cost, path, down.options[i], up.options[j])
     if best is None:
         raise ThriftyError(
-            f"the budget of {budget or 0:,} parameters is below the smallest network at width {costs.width} with {costs.levels} "
-            f"levels, which has {smallest or 0:,}; give a larger budget or a smaller width"
+            f"the budget of {budget or 0:,} parameters is below the smallest network at width {costs.width} with "
+            f"{costs.levels_text}, which has {smallest or 0:,}; give a larger budget or a smaller width"
         )
     log_p, cost, path, down_options, up_options = best
     down_cell, up_cell = _cell(costs, "down", down_options), _cell(costs, "up", up_options)
     frame, name = costs.space.frame, costs.space.name
-    genotype = Genotype(down_cell, up_cell, path, costs.width, costs.levels, costs.channels, costs.classes, name, frame)
+    shape = (costs.width, levels_of(path), costs.channels, costs.classes)
+    genotype = Genotype(down_cell, up_cell, path, *shape, name, frame)
     return Decoded(genotype, log_p / SCALE, cost)
 
 
@@ -99,8 +103,9 @@ class _CellFronts:
         self.known: dict[tuple[CellType, bytes], _Front] = {}
 
     def of(self, cell_type: CellType, path: tuple[int, ...]) -> _Front:
-        cells = self.costs.lattice.cells_in_rows(cell_type, path)
-        by_source = [self.costs.edge_costs(cell_type, source) @ cells for source in range(self.costs.space.nodes + 1)]
+        costs = self.costs.of_path(path)
+        cells = costs.lattice.cells_in_rows(cell_type, path)
+        by_source = [costs.edge_costs(cell_type, source) @ cells for source in range(costs.space.nodes + 1)]
         key = (cell_type, b"".join(c.tobytes() for c in by_source))
         if key not in self.known:
             front = self._node(cell_type, 0, by_source)

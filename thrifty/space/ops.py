@@ -1,7 +1,8 @@
-"""The ops by name, each with its closed formula for parameters. How they compute is in thrifty.nets.ops.
+"""The ops by name, each with its closed formulas for parameters and MACs. How they compute is in thrifty.nets.ops.
 
 A user's own op is given as `module:Class`: a torch module built as Class(role, c_in, c_out) that halves ('down'), doubles
-('up') or keeps ('normal') the size, with a static method params(role, c_in, c_out) -> int.
+('up') or keeps ('normal') the size, with a static method params(role, c_in, c_out) -> int. It may have a static method
+macs(role, c_in, c_out, height, width) -> int, the size being that of its output; without it no MACs can be counted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,33 @@ SQUEEZE_RATIO = 16
 
 
 @dataclass(frozen=True)
+class OwnFormulas:
+    """The static methods of a user's own op."""
+
+    params: Callable[[str, int, int], int]
+    macs: Callable[[str, int, int, int, int], int] | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The trainable parameters of a part of a network, by how often one image is multiplied with each of them."""
+
+    per_pixel: int = 0  # of a convolution: at every pixel of its output
+    per_input_pixel: int = 0  # of a transposed convolution to twice the size: at every pixel of its input
+    per_image: int = 0  # of squeeze-excite: one value of each channel
+    norm: int = 0  # of norms, which are no multiply-accumulates
+
+    def params(self) -> int:
+        return self.per_pixel + self.per_input_pixel + self.per_image + self.norm
+
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates of one image, as torch.utils.flop_counter counts them (convolutions and matrix products
+        only, padding included), at an output of `height` x `width` pixels."""
+        pixels = height * width
+        return self.per_pixel * pixels + self.per_input_pixel * (pixels // 4) + self.per_image
+
+
+@dataclass(frozen=True)
 class Op:
     """One op. `kind` says how it computes; every op but 'none' ends in batch norm (2 parameters a channel).
 
@@ -31,32 +59,54 @@ class Op:
     roles: tuple[str, ...]
     kernel: int = 1
     dilation: int = 1
-    formula: Callable[[str, int, int], int] | None = None
+    own: OwnFormulas | None = None
 
     @property
     def parameter_free(self) -> bool:
         return self.kind in ("free", "none")
 
+    @property
+    def has_macs(self) -> bool:
+        """Whether its MACs have a formula: a user's own op may lack one."""
+        return self.own is None or self.own.macs is not None
+
     def params(self, role: str, c_in: int, c_out: int) -> int:
         """Trainable parameters at `c_in` channels in and `c_out` out."""
-        norm = 2 * c_out
-        area = self.kernel**2
+        if self.own is not None:
+            return self.own.params(role, c_in, c_out)
+        return self._weights(role, c_in, c_out).params()
+
+    def macs(self, role: str, c_in: int, c_out: int, height: int, width: int) -> int:
+        """Multiply-accumulates of one image at an output of `height` x `width` pixels.
+
+        Raises:
+            ThriftyError: it is a user's own op without a formula for them.
+        """
+        if self.own is None:
+            return self._weights(role, c_in, c_out).macs(height, width)
+        if self.own.macs is None:
+            raise ThriftyError(
+                f"the MACs of the op '{self.name}' are unknown: "
+                "give it a static method macs(role, c_in, c_out, height, width) -> int, the size being that of its output"
+            )
+        return self.own.macs(role, c_in, c_out, height, width)
+
+    def _weights(self, role: str, c_in: int, c_out: int) -> Weights:
         if self.kind == "none":
-            return 0
-        if self.kind == "free":
-            return norm + _adapter(c_in, c_out)
-        if self.kind == "conv":
-            return area * c_in * c_out + norm
-        if self.kind == "squeeze_conv":
-            return area * c_in * c_out + norm + squeeze_params(c_out)
-        if self.kind == "dep_sep":
-            return area * c_in + 2 * c_in + c_in * c_out + norm
-        if self.kind == "sep":
-            return area * c_in + c_in * c_out + norm
-        if self.kind == "squeeze":
-            return norm + _adapter(c_in, c_out) + squeeze_params(c_out)
-        assert self.formula is not None
-        return self.formula(role, c_in, c_out)
+            return Weights()
+        area, kernel = self.kernel**2, 0
+        if self.kind in ("conv", "squeeze_conv"):
+            kernel, pointwise = area * c_in * c_out, 0
+        elif self.kind in ("dep_sep", "sep"):
+            kernel, pointwise = area * c_in, c_in * c_out
+        else:
+            pointwise = _adapter(c_in, c_out)
+        norm = 2 * c_out + (2 * c_in if self.kind == "dep_sep" else 0)
+        squeeze = squeeze_params(c_out) if self.kind in ("squeeze", "squeeze_conv") else 0
+        # Up, the k x k convolutions are transposed, but for 'sep', which reads what the cell has up-sampled.
+        if role == "up" and self.kind != "sep":
+            return Weights(pointwise, kernel, squeeze, norm)
+        return Weights(pointwise + kernel, 0, squeeze, norm)
 
 
 def _adapter(c_in: int, c_out: int) -> int:
@@ -122,10 +172,10 @@ def register_own(name: str) -> Op:
     """
     if name not in _REGISTRY:
         cls = own_class(name)
-        formula = getattr(cls, "params", None)
-        if not callable(formula):
+        params, macs = getattr(cls, "params", None), getattr(cls, "macs", None)
+        if not callable(params):
             raise ThriftyError(f"the op '{name}' needs a static method params(role, c_in, c_out) -> int")
-        _REGISTRY[name] = Op(name, "own", ROLES, formula=formula)
+        _REGISTRY[name] = Op(name, "own", ROLES, own=OwnFormulas(params, macs if callable(macs) else None))
     return _REGISTRY[name]
 
 

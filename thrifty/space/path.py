@@ -2,21 +2,36 @@
 
 Node X(i, j): column i, row j, i + j <= levels - 1. Diagonal d: the nodes with i + j = d, i >= 1. A cell path (s_1, ...,
 s_{levels-2}) keeps the s_d lowest nodes of diagonal d, X(1, d-1) .. X(s_d, d-s_d). The last diagonal is always whole.
+
+With the depth searched the last diagonal is any L of 1 .. levels-1, and nothing beyond it exists: a network of L + 1 levels,
+whose cell path has L - 1 entries.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from thrifty.errors import ThriftyError
 
 Node = tuple[int, int]
+Depth = Literal["fixed", "searched"]
+
+
+def total_stride(levels: int) -> int:
+    """Images need sizes that are multiples of this, pixels: the stem halves once, every down cell once."""
+    return 2**levels
 
 
 def searched_diagonals(levels: int) -> range:
     """Diagonals 1 .. levels-2: those that a cell path decides on."""
     return range(1, levels - 1)
+
+
+def levels_of(path: Sequence[int]) -> int:
+    """Levels of the networks that have this cell path."""
+    return len(path) + 2
 
 
 def check_path(path: Sequence[int], levels: int) -> tuple[int, ...]:

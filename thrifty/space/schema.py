@@ -16,7 +16,7 @@ from thrifty.results import Run, write_text
 from thrifty.space import ops
 from thrifty.space.frame import Frame
 from thrifty.space.genotype import CellType, Genotype, role_of
-from thrifty.space.path import all_paths, check_path, full_path, plain_path
+from thrifty.space.path import Depth, all_paths, check_path, full_path, plain_path
 
 SCHEMA = 1
 Kernel = Literal[1, 3, 5, 7]
@@ -99,8 +99,20 @@ class Space(Section):
         """The ops of an edge in the supernet, in canonical order ('none' included where the space has it)."""
         return getattr(self.ops, role_of(cell_type, source))
 
-    def paths(self, levels: int) -> list[tuple[int, ...]]:
-        """The cell paths that may be chosen, in canonical order."""
+    def paths(self, levels: int, depth: Depth = "fixed") -> list[tuple[int, ...]]:
+        """The cell paths that may be chosen, in canonical order; with `depth` searched those of 2 .. `levels` levels, the
+        shallowest first.
+
+        Raises:
+            ThriftyError: the depth is searched, but the space fixes the path.
+        """
+        if depth == "searched":
+            if self.path != "searched":
+                raise ThriftyError(
+                    f"search.depth=searched needs a space whose cell path is searched, that of '{self.name}' is fixed; set "
+                    "search.depth=fixed or give another space"
+                )
+            return [path for up_to in range(2, levels + 1) for path in all_paths(up_to)]
         if self.path == "searched":
             return list(all_paths(levels))
         if self.path == "plain":
