@@ -1,0 +1,39 @@
+"""The experiments behind docs/LOG.md: a shipped study at one budget, what is searched how, and what it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "mixture": ("search.hard=0", "search.temperature=1"),
+    "hard": ("search.hard=1",),
+    "gumbel": ("search.relaxation=gumbel", "search.hard=1"),
+    "one_shot": ("search.hard=1", "search.temperature=1"),
+    "beta_decay": ("search.beta_decay=0.5",),
+    "partial": ("search.partial=4",),
+}
+"""Settings of the search by name, as overrides of a study."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A study at one budget (parameters). `randoms` genotypes that use 85-100 % of it are trained with each of `random_seeds`;
+    each variant is searched with each of `seeds`, and what it decodes is trained with the same seed."""
+
+    study: str
+    budget: int
+    variants: tuple[str, ...] = ("default",)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    randoms: int = 16
+    random_seeds: tuple[int, ...] = (0, 1)
+    baselines: tuple[str, ...] = ("scaled_unet", "unet", "unetpp")
+    overrides: tuple[str, ...] = field(default=())
+
+
+EXPERIMENTS = {
+    "dsb2018_30000": Experiment("dsb2018", 30_000, random_seeds=(0,)),
+    "dsb2018_100000": Experiment("dsb2018", 100_000, randoms=5, random_seeds=(0,)),
+    "hippocampus_5000": Experiment("hippocampus", 5_000, tuple(VARIANTS)),
+    "hippocampus_20000": Experiment("hippocampus", 20_000, tuple(VARIANTS)),
+}
