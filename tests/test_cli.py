@@ -275,7 +275,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_an_interrupt_says_how_to_go_on(call: Call, study: str, stage: Callable) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        stage(lambda read, run, number=number: os.kill(os.getpid(), number))
+        # Another thread may be the one to take the signal: the stage waits for it.
+        stage(lambda read, run, number=number: (os.kill(os.getpid(), number), time.sleep(30)))
         code, _, err = call("run", study)
         assert "run the same command to go on" in one_line_error(code, err)
 

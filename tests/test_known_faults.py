@@ -112,7 +112,7 @@ def test_no_two_names_build_the_same_op(role: str) -> None:
     """Where two ops have weights of the same shapes they are given the same weights, and must still compute other things."""
     torch.manual_seed(0)
     x = torch.randn(2, 8, 16, 16, dtype=torch.float64)
-    built = {name: build_op(name, role, 8, 8).double().eval() for name in ops.names(role) if name != "none"}
+    built = {name: build_op(name, role, 8, 8).double().eval() for name in ops.names(role) if name != "none" and ":" not in name}
     compared = 0
     for (a, first), (b, second) in itertools.combinations(built.items(), 2):
         shapes = [[value.shape for value in op.state_dict().values()] for op in (first, second)]
@@ -124,7 +124,7 @@ def test_no_two_names_build_the_same_op(role: str) -> None:
     assert compared >= 2, "dil2_conv_5 and dil3_conv_5 at least, and kernels of 3 with and without dilation"
 
 
-@pytest.mark.parametrize("name", [n for n in ops.names("normal") if ops.find(n).kernel > 1])
+@pytest.mark.parametrize("name", [n for n in ops.names("normal") if ":" not in n and ops.find(n).kernel > 1])
 def test_a_kernel_reaches_as_far_as_its_name_says(name: str) -> None:
     """The pixels that one output pixel depends on: a square of k x k taps with the dilation between them."""
     dilation = int(name[3]) if name.startswith("dil") and name[3].isdigit() else 2 if name.startswith("dil") else 1

@@ -144,7 +144,7 @@ class Guard(Section):
     """Against collapse: what makes a search go back to its last good architecture and keep it."""
 
     parameter_free: Share = 0.8  # acts at this share of parameter-free ops, if the budget would allow others
-    curvature: Annotated[float, Field(ge=0, lt=1)] = 0.75  # acts when the dominant eigenvalue was below this times today's
+    curvature: Annotated[float, Field(ge=0, lt=1)] = 0.0  # acts when the dominant eigenvalue was below this times today's; 0: off
     window: PositiveInt = 3  # epochs over which eigenvalues are averaged, and after which they are compared
 
 
@@ -159,7 +159,7 @@ class Search(Section):
     architecture: Architecture = Architecture()
     relaxation: Literal["softmax", "gumbel"] = "softmax"  # architecture steps on the mixture, or on one sampled network
     hard: Share = 0.5  # share of the weight steps that train one sampled network instead of the mixture
-    temperature: Annotated[float, Field(gt=0, le=1)] = 0.2  # the logits are divided by it; falls from 1 to this
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.05  # the logits are divided by it; falls from 1 to this
     beta_decay: Annotated[float, Field(ge=0)] = 0.0  # weight of the regulariser of beta-DARTS at the end; 0: none
     guard: Guard = Guard()
     prune: Annotated[int, Field(ge=0)] = 0  # epochs after which an op that stays last on its edge is dropped; 0: never
@@ -169,6 +169,7 @@ class Search(Section):
     depth: Literal["fixed", "searched"] = "fixed"  # searched: a network may have fewer levels than its budget setting
     decoding: Literal["exact", "source"] = "exact"  # 'source' knows no budget: exact where a budget gives parameters
     penalty: Annotated[float, Field(ge=0)] = 1.0  # rho of the augmented Lagrangian on the budget
+    fill: Share = 0.9  # share of the budget that the expected size is kept above; 0: none
 
     @model_validator(mode="after")
     def _decodes_depth(self) -> Search:

@@ -177,7 +177,7 @@ def test_draws_are_a_function_of_seed_epoch_and_step(tmp_path: Path) -> None:
 
 
 def test_the_gumbel_relaxation_learns_architecture_on_sampled_networks(tmp_path: Path) -> None:
-    keys = {"epochs": 3, "steps": 4, "warmup": 1, "batch": 2, "relaxation": "gumbel", "hard": 1.0}
+    keys = {"epochs": 3, "steps": 4, "warmup": 1, "batch": 2, "relaxation": "gumbel", "hard": 1.0, "guard": {"curvature": 0.75}}
     study, _, prepared = search_run(tmp_path, search=keys)
     search = small_search(study, prepared)
     before = [p.detach().clone() for p in search.architecture.parameters()]

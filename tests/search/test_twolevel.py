@@ -110,14 +110,30 @@ def test_constraint_presses_above_the_budget_and_gives_way_below() -> None:
     assert float(constraint.term(expected).detach()) == pytest.approx(0.25)
     assert float(expected.grad) == pytest.approx(0.01)
     constraint.update(150)
-    assert constraint.multiplier == pytest.approx(1.0)
+    assert constraint.above.multiplier == pytest.approx(1.0)
     assert float(constraint.term(torch.tensor(100.0))) == pytest.approx(0)
     below = torch.tensor(80.0, requires_grad=True)
     constraint.term(below).backward()
     assert below.grad is not None and 0 < float(below.grad) < 0.01
     constraint.update(40)
-    assert constraint.multiplier == 0
+    assert constraint.above.multiplier == 0
     assert float(constraint.term(torch.tensor(40.0))) == 0
+
+
+def test_constraint_presses_below_the_least_size_and_gives_way_above() -> None:
+    constraint = BudgetConstraint(100, rho=2.0, least=90)
+    expected = torch.tensor(40.0, dtype=torch.float64, requires_grad=True)
+    constraint.term(expected).backward()
+    # By hand, as above: the least size is broken by 0.5 of the budget; the loss falls as the size grows.
+    assert float(constraint.term(expected).detach()) == pytest.approx(0.25)
+    assert float(expected.grad) == pytest.approx(-0.01)
+    constraint.update(40)
+    assert (constraint.above.multiplier, constraint.below.multiplier) == (0, pytest.approx(1.0))
+    again = BudgetConstraint(100, rho=2.0, least=90)
+    again.load_state_dict(constraint.state_dict())
+    assert again.state_dict() == {"above": 0, "below": pytest.approx(1.0)}
+    constraint.update(200)
+    assert constraint.below.multiplier == 0 and float(constraint.below.term(torch.tensor(-0.05))) == 0
 
 
 def test_the_constraint_keeps_the_expected_size_at_the_budget(tmp_path: Path) -> None:

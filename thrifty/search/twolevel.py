@@ -57,7 +57,8 @@ class DifferentiableSearch:
         # The architecture parameters stay on the CPU, beside the exact expected size; their weights travel each step.
         self.architecture = ArchitectureParameters(space, costs.levels, settings.edges, settings.gates, costs.depth)
         self.expected = ExpectedCost(costs)
-        self.constraint = BudgetConstraint(setting.budget, settings.penalty)
+        least = settings.fill * min(setting.budget, costs.largest()) if setting.bounded else 0.0
+        self.constraint = BudgetConstraint(setting.budget, settings.penalty, least)
         self.guard = SearchGuard(settings.guard)
         self.pruning = Pruning(settings.prune, costs)
         self.direction = torch.ones(sum(p.numel() for p in self.architecture.parameters()))
@@ -147,17 +148,16 @@ class DifferentiableSearch:
             "temperature": self.architecture.temperature,
             "weight_optimiser": self.weight_optimiser.state_dict(),
             "architecture_optimiser": self.architecture_optimiser.state_dict(),
-            "multiplier": self.constraint.multiplier,
+            "constraint": self.constraint.state_dict(),
             "guard": self.guard.state_dict(),
             "pruning": self.pruning.state_dict(),
             "direction": self.direction,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("supernet", "architecture", "weight_optimiser", "architecture_optimiser", "guard", "pruning"):
+        for name in ("supernet", "architecture", "weight_optimiser", "architecture_optimiser", "constraint", "guard", "pruning"):
             getattr(self, name).load_state_dict(state[name])
         self.architecture.temperature, self.direction = state["temperature"], state["direction"]
-        self.constraint.multiplier = state["multiplier"]
 
     def _progress(self, index: int) -> float:
         """How far the search of the architecture has come at an epoch: 0 up to the end of the warm-up, 1 in the last epoch."""
@@ -219,7 +219,8 @@ class DifferentiableSearch:
             **entropies(self.architecture),
             "temperature": self.architecture.temperature,
             "expected_parameters": self._expected(),
-            "multiplier": self.constraint.multiplier,
+            "multiplier_above": self.constraint.above.multiplier,
+            "multiplier_below": self.constraint.below.multiplier,
             "parameters": decoded.parameters,
             "parameter_free": parameter_free_share(decoded.genotype),
             "curvature": curvature,
