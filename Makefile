@@ -36,7 +36,7 @@ test: $(READY)
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/pyrefly check --output-format min-text
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -273,10 +273,18 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A program started in the background ignores SIGINT, and its children with it: the tests too, where they are run so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_says_how_to_go_on(call: Call, study: str, stage: Callable) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Another thread may be the one to take the signal: the stage waits for it.
-        stage(lambda read, run, number=number: (os.kill(os.getpid(), number), time.sleep(30)))
+        stage(lambda read, run, number=number: os.kill(os.getpid(), number))
         code, _, err = call("run", study)
         assert "run the same command to go on" in one_line_error(code, err)
 

@@ -11,9 +11,9 @@ from thrifty.data.prepare import Prepared, open_prepared, prepare
 from thrifty.model import Model, save_model, weights_hash
 from thrifty.nets.build import build_network
 from thrifty.networks import planned_networks, read_networks, trial_arguments, trial_keys, trial_name, write_networks
-from thrifty.results import Run, Trial, read_run, write_json
+from thrifty.results import Run, Trial, read_run
 from thrifty.scratch import make_trainee
-from thrifty.train import Report, choose_device, run_epochs, seed_everything, threads_for
+from thrifty.train import Report, choose_device, finish, run_epochs, seed_everything, threads_for
 
 if TYPE_CHECKING:
     from thrifty.data.splits import Splits
@@ -87,13 +87,8 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
         "best_epoch": trainee.best_epoch,
         "weights_sha256": weights_hash(trial),
         "still_improving": still_improving(record),
-        "device": device.type,
-        "seconds": sum(row["seconds"] for row in record),
-        "cpus": arguments["cpus"],
-        "gpus": arguments["gpus"],
     }
-    write_json(trial.result, result)
-    trial.checkpoint.unlink(missing_ok=True)
+    finish(trial, result, record, arguments, device)
 
 
 def splits_of_fold(study: Study, prepared: Prepared, fold: int | None) -> Splits:

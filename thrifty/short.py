@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from thrifty.config import Study
 from thrifty.data.prepare import open_prepared
 from thrifty.nets.build import build_network, genotype_spec
-from thrifty.results import Run, Trial, read_json, read_run, write_json
+from thrifty.results import Run, Trial, read_json, read_run
 from thrifty.scratch import make_trainee
 from thrifty.space.genotype import canonical, from_json, load, save
-from thrifty.train import Report, choose_device, run_epochs, seed_everything, threads_for
+from thrifty.train import Report, choose_device, finish, run_epochs, seed_everything, threads_for
 
 if TYPE_CHECKING:
     from thrifty.trials import Spec
@@ -98,10 +98,5 @@ def short_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None
         "epochs": short.retrain.epochs,
         "steps": short.retrain.epochs * short.retrain.steps,
         "dice": record[-1]["dice"],
-        "device": device.type,
-        "seconds": sum(row["seconds"] for row in record),
-        "cpus": arguments["cpus"],
-        "gpus": arguments["gpus"],
     }
-    write_json(trial.result, result)
-    trial.checkpoint.unlink(missing_ok=True)
+    finish(trial, result, record, arguments, device)

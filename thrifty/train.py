@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from thrifty.config import Optimiser
-from thrifty.results import Trial, write_file, write_jsonl
+from thrifty.results import Trial, write_file, write_json, write_jsonl
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -60,6 +60,16 @@ def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report) -> l
         write_jsonl(trial.record, record)
         report(row)
     return record
+
+
+def finish(
+    trial: Trial, result: dict[str, Any], record: list[dict[str, Any]], arguments: dict[str, Any], device: torch.device
+) -> None:
+    """Writes the result of a trial, with what it cost; the last of its files. Its checkpoint is not needed any longer."""
+    seconds = sum(row["seconds"] for row in record)
+    cost = {"device": device.type, "seconds": seconds, "cpus": arguments["cpus"], "gpus": arguments["gpus"]}
+    write_json(trial.result, {**result, **cost})
+    trial.checkpoint.unlink(missing_ok=True)
 
 
 def _save(trainee: Trainee, record: list[dict[str, Any]], path: Path) -> None:

@@ -22,7 +22,7 @@ from thrifty.space import genotype as genotypes
 from thrifty.space.cost import Costs
 from thrifty.space.decode import Decoded
 from thrifty.space.schema import Space, load_space, run_space
-from thrifty.train import Report, choose_device, run_epochs, seed_everything, threads_for
+from thrifty.train import Report, choose_device, finish, run_epochs, seed_everything, threads_for
 
 SCHEMA = 1
 
@@ -64,13 +64,8 @@ def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> Non
         "parameter_free": free,
         "collapsed": free >= COLLAPSED,
         "guard": None if search.guard.action is None else search.guard.action.as_json(),
-        "device": device.type,
-        "seconds": sum(row["seconds"] for row in record),
-        "cpus": arguments["cpus"],
-        "gpus": arguments["gpus"],
     }
-    write_json(trial.result, result)
-    trial.checkpoint.unlink(missing_ok=True)
+    finish(trial, result, record, arguments, device)
 
 
 def make_search(
