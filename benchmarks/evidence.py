@@ -36,6 +36,7 @@ from experiments import EXPERIMENTS, VARIANTS, Experiment  # noqa: E402
 from thrifty.config import Study, read_study, results_folder  # noqa: E402
 
 CURVES = ("expected_parameters", "parameters", "curvature", "parameter_free", "dice_decoded")
+AT_OTHER_WIDTHS = 3  # random genotypes
 CANDIDATES = 11  # samples around what a search learnt
 SHORT_SEED = 1000  # of the short trainings of a selection: none of those of the trainings that are compared
 
@@ -79,16 +80,17 @@ def read_rows(name: str) -> dict[str, dict[str, Any]]:
     return {row["job"]: row for row in map(json.loads, lines)}
 
 
-def random_genotypes(here: Context) -> list[Any]:
+def random_genotypes(here: Context, width: int | None = None) -> list[Any]:
+    """Different ones that use 85 to 100 % of the budget, at the width of the searches or at another one."""
     from thrifty.networks import random_genotypes as different
     from thrifty.space.cost import Costs
     from thrifty.space.decode import decode
     from thrifty.space.distribution import uniform
 
     setting, store = here.setting, here.prepared.store
-    costs = Costs(here.space, setting.width, setting.levels, store.channels, store.classes)
+    costs = Costs(here.space, width or setting.width, setting.levels, store.channels, store.classes)
     smallest = decode(uniform(here.space, setting.levels), costs, costs.smallest()).genotype  # other than all of them
-    return different(costs, smallest, setting.budget, here.experiment.randoms)
+    return different(costs, smallest, setting.budget, here.experiment.randoms if width is None else AT_OTHER_WIDTHS)
 
 
 def jobs(name: str, done: dict[str, dict[str, Any]]) -> list[str]:
@@ -98,9 +100,10 @@ def jobs(name: str, done: dict[str, dict[str, Any]]) -> list[str]:
     ready = [(v, s) for v in e.variants for s in e.seeds if f"search/{v}/{s}" in done]
     decoded = [f"train/{kind}{v}_{s}/{s}" for v, s in ready for kind in ("", "selected-")]
     random = [f"train/random_{i}/{s}" for s in e.random_seeds for i in range(e.randoms)]
+    widths = [f"train/w{width}-random_{i}/{e.random_seeds[0]}" for i in range(AT_OTHER_WIDTHS) for width in e.widths]
     short = [f"short/random_{i}/100" for i in range(e.randoms)]
     baselines = [f"train/{b}/{s}" for b in e.baselines for s in e.seeds]
-    return [job for job in (*found, *decoded, *random, *short, *baselines) if job not in done]
+    return [job for job in (*found, *decoded, *random, *short, *widths, *baselines) if job not in done]
 
 
 def run(name: str, workers: int, only: str, device: str) -> None:
@@ -207,6 +210,9 @@ def spec_of(name: str, network: str) -> Any:
     variant, _, number = network.rpartition("_")
     if variant == "random":
         return genotype_spec(network, random_genotypes(here)[int(number)], here.experiment.budget)
+    if variant.endswith("-random"):
+        width = int(variant.removeprefix("w").removesuffix("-random"))
+        return genotype_spec(network, random_genotypes(here, width)[int(number)], here.experiment.budget)
     kind, _, searched = variant.rpartition("-")
     row = read_rows(name)[f"search/{searched}/{number}"]
     return genotype_spec(network, from_json(row[kind or "genotype"]), here.experiment.budget)

@@ -111,7 +111,7 @@ def best_of_random(name: str, rows: Rows, number: int = 6) -> str:
 def dice_table(name: str, rows: Rows) -> str:
     e = EXPERIMENTS[name]
     lines = []
-    for prefix in (*searched(e), "random", *e.baselines):
+    for prefix in (*searched(e), "random", *(f"w{width}-random" for width in e.widths), *e.baselines):
         if (t := trained(rows, prefix)) is not None:
             low, high = over_patients(t.patients)
             shown = f"{low:.3f} to {high:.3f}"

@@ -27,12 +27,13 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     randoms: int = 16
     random_seeds: tuple[int, ...] = (0, 1)
+    widths: tuple[int, ...] = ()  # other widths than the derived one, each with three random genotypes that fill the budget
     baselines: tuple[str, ...] = ("scaled_unet", "unet", "unetpp")
     overrides: tuple[str, ...] = field(default=())
 
 
 EXPERIMENTS = {
-    "dsb2018_30000": Experiment("dsb2018", 30_000, random_seeds=(0,)),
+    "dsb2018_30000": Experiment("dsb2018", 30_000, random_seeds=(0,), widths=(12, 20, 24)),
     "dsb2018_100000": Experiment("dsb2018", 100_000, randoms=5, random_seeds=(0,)),
     "hippocampus_5000": Experiment("hippocampus", 5_000, tuple(VARIANTS)),
     "hippocampus_20000": Experiment("hippocampus", 20_000, tuple(VARIANTS)),
