@@ -48,8 +48,9 @@ def main() -> None:
     prepared = prepare(study, open_run(results_folder(study.name), study))
     space = load_space(study.space)
     done = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.is_file() else []
-    for setting in settings_of(study, space, prepared.store.channels, prepared.store.classes):
-        for seed in SEEDS:
+    settings = settings_of(study, space, prepared.store.channels, prepared.store.classes)
+    for seed in SEEDS:
+        for setting in settings:
             if any((row["budget"], row["seed"]) == (setting.budget, seed) for row in done):
                 continue
             seed_everything(seed, torch.get_num_threads())

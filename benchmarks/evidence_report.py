@@ -17,8 +17,8 @@ Rows = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Trained:
-    """All trainings of one kind of network. `dice` (runs,) on the test cases; `units` the mean of each genotype; `seeds` of the
-    runs; `patients` (patients,) the mean over runs."""
+    """All trainings of one kind of network. `dice` (runs,) on the test cases; `units` the mean of each genotype, or the
+    runs of the only one; `seeds` of the runs; `patients` (patients,) the mean over runs."""
 
     parameters: str
     dice: np.ndarray
@@ -40,7 +40,9 @@ def trained(rows: Rows, prefix: str) -> Trained | None:
     sizes = [row["parameters"] for _, _, row in found]
     parameters = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
     names = sorted({network for network, _, _ in found})
-    units = [np.mean([row["dice"] for network, _, row in found if network == name]) for name in names]
+    # What varies is the genotype, so that its seeds are averaged first; of one network it is the seed.
+    by_name = [[row["dice"] for network, _, row in found if network == name] for name in names]
+    units = [float(np.mean(values)) for values in by_name] if len(names) > 1 else by_name[0]
     dice = np.array([row["dice"] for _, _, row in found])
     patients = np.mean([row["patients"] for _, _, row in found], axis=0)
     improving = sum(row["still_improving"] for _, _, row in found)

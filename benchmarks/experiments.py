@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
+    "one_sided_0.2": ("search.temperature=0.2", "search.fill=0", "search.guard.curvature=0.75"),
     "mixture": ("search.hard=0", "search.temperature=1"),
     "hard": ("search.hard=1",),
     "gumbel": ("search.relaxation=gumbel", "search.hard=1"),
@@ -33,7 +34,7 @@ class Experiment:
 
 
 EXPERIMENTS = {
-    "dsb2018_30000": Experiment("dsb2018", 30_000, random_seeds=(0,), widths=(12, 20, 24)),
+    "dsb2018_30000": Experiment("dsb2018", 30_000, ("default", "one_sided_0.2"), random_seeds=(0,), widths=(12, 20, 24)),
     "dsb2018_100000": Experiment("dsb2018", 100_000, randoms=5, random_seeds=(0,)),
     "hippocampus_5000": Experiment("hippocampus", 5_000, tuple(VARIANTS)),
     "hippocampus_20000": Experiment("hippocampus", 20_000, tuple(VARIANTS)),
