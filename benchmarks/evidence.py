@@ -189,7 +189,7 @@ def select(here: Context, found: Any, decoded: Any, score: float, shared: tuple[
     best = sorted(known.values(), key=lambda item: -item[0])[: here.study.select.finalists]
     finalists = best if any(g is decoded for _, g in best) else [*best[:-1], (score, decoded)]
     specs = [genotype_spec("finalist", genotype, here.setting.budget) for _, genotype in finalists]
-    dice = [train_spec(here, spec, SHORT_SEED + seed, shared[-1], here.study.short_epochs)["selection_dice"] for spec in specs]
+    dice = [train_spec(here, spec, SHORT_SEED + seed, shared[-1], short=True)["selection_dice"] for spec in specs]
     chosen = finalists[int(np.argmax(dice))][1]
     return {
         "finalists": [[round(s, 4), round(d, 4)] for (s, _), d in zip(finalists, dice, strict=True)],
@@ -222,10 +222,10 @@ def train(name: str, network: str, seed: int, device: Any) -> dict[str, Any]:
     return train_spec(context(name), spec_of(name, network), seed, device)
 
 
-def train_spec(here: Context, spec: Any, seed: int, device: Any, epochs: int | None = None) -> dict[str, Any]:
+def train_spec(here: Context, spec: Any, seed: int, device: Any, short: bool = False) -> dict[str, Any]:
     """A training from scratch; Dice on the test cases of the weights that are best on the selection cases, by patient.
 
-    With `epochs` a shorter one, which is looked at on the selection cases only, at its end.
+    With `short` it is that of a selection's finalist, which is looked at on the selection cases only, at its end.
     """
     from thrifty.train import seed_everything
 
@@ -234,8 +234,9 @@ def train_spec(here: Context, spec: Any, seed: int, device: Any, epochs: int | N
     from thrifty.nets.build import build_network
     from thrifty.retrain import still_improving
     from thrifty.scratch import make_trainee
+    from thrifty.short import shortened
 
-    study = here.study if epochs is None else shortened(here.study, epochs)
+    study = shortened(here.study) if short else here.study
     built = build_network(spec).to(device)
     trainee = make_trainee(built, study, here.prepared, here.prepared.splits, seed, device)
     record = [{"epoch": index, **trainee.epoch(index)} for index in range(study.retrain.epochs)]
@@ -244,7 +245,7 @@ def train_spec(here: Context, spec: Any, seed: int, device: Any, epochs: int | N
         "steps": study.retrain.epochs * study.retrain.steps,
         "selection_dice": record[-1]["dice"],
     }
-    if epochs is not None:
+    if short:
         return row
     built.load_state_dict(trainee.best_weights)
     store = here.prepared.store
@@ -261,12 +262,7 @@ def train_spec(here: Context, spec: Any, seed: int, device: Any, epochs: int | N
 
 def short(name: str, network: str, seed: int, device: Any) -> dict[str, Any]:
     here = context(name)
-    return train_spec(here, spec_of(name, network), seed, device, here.study.short_epochs)
-
-
-def shortened(study: Study, epochs: int) -> Study:
-    recipe = study.retrain.model_copy(update={"epochs": epochs, "validate_every": epochs})
-    return study.model_copy(update={"retrain": recipe})
+    return train_spec(here, spec_of(name, network), seed, device, short=True)
 
 
 def adopt(name: str, folder: Path) -> None:

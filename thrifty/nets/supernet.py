@@ -266,7 +266,7 @@ class HardNetwork(nn.Module):
 
 def _check_partial(lattice: Lattice, partial: int) -> None:
     widths = lattice.frame.widths(lattice.width, lattice.levels)
-    if partial > 1 and (len(set(widths)) > 1 or widths[0] % partial):
+    if not lattice.frame.fits_partial(lattice.width, lattice.levels, partial):
         raise ThriftyError(
             f"partial channels 1/{partial} need one width on all rows that is a multiple of {partial}; the widths are "
             f"{list(widths)}; set search.partial=1 or give another width"

@@ -89,7 +89,7 @@ def settle(study: Study, space: Space, budget: Budget, channels: int, classes: i
     if width is None:
         assert budget.parameters is not None  # a budget has one of the two
         width = derive_width(space, levels, channels, classes, budget.parameters, partial, depth)
-    if partial > 1 and (width % partial or len(set(space.frame.widths(width, levels))) > 1):
+    if width % partial or not space.frame.fits_partial(width, levels, partial):
         raise ThriftyError(
             f"search.partial={partial} needs one width on all rows that is a multiple of {partial}; "
             f"{budget.label} has {list(space.frame.widths(width, levels))}; give another width, or set search.partial=1"

@@ -39,6 +39,11 @@ class Frame:
         padded = [*factors, *[factors[-1]] * (levels + 1 - len(factors))][: levels + 1]
         return tuple(max(1, round(width * f)) for f in padded)
 
+    def fits_partial(self, width: int, levels: int, partial: int) -> bool:
+        """Whether ops can see 1/partial of the channels: that needs one width on all rows that is a multiple of it."""
+        widths = self.widths(width, levels)
+        return partial == 1 or (len(set(widths)) == 1 and widths[0] % partial == 0)
+
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "row_factors": list(self.row_factors)}
 
