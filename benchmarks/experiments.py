@@ -35,7 +35,7 @@ class Experiment:
 
 EXPERIMENTS = {
     "dsb2018_30000": Experiment("dsb2018", 30_000, ("default", "one_sided_0.2"), random_seeds=(0,), widths=(12, 20, 24)),
-    "dsb2018_100000": Experiment("dsb2018", 100_000, randoms=5, random_seeds=(0,)),
+    "dsb2018_100000": Experiment("dsb2018", 100_000, randoms=5, random_seeds=(0,), widths=(42, 50)),
     "hippocampus_5000": Experiment("hippocampus", 5_000, tuple(VARIANTS)),
     "hippocampus_20000": Experiment("hippocampus", 20_000, tuple(VARIANTS)),
 }
