@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import thrifty
-from thrifty.errors import USER_ERROR, ThriftyError, one_line
+from thrifty.errors import SOME_FAILED, USER_ERROR, ThriftyError, one_line
 
 if TYPE_CHECKING:
     from thrifty.config import Study
@@ -168,6 +168,34 @@ def check(
     from thrifty.shelf import resolve_study
 
     check_study(resolve_study(study, overrides or []), timing)
+
+
+@app.command()
+@guarded
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained network, or of several: an ensemble.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Pictures, NIfTI, DICOM; files and folders.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A folder, or for a single input a file.")],
+    flips: Annotated[bool, typer.Option("--flips", help="Average over mirrored images (four times the work).")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write them.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also write the entropy, 0 (sure) to 1.")] = False,
+    visible: Annotated[bool, typer.Option("--visible", help="PNG to look at instead of class ids.")] = False,
+    format: Annotated[str, typer.Option(help="Of DICOM inputs: seg (DICOM-SEG) or png.")] = "seg",
+    axis: Annotated[int | None, typer.Option(min=0, max=2, help="Cut volumes across this axis.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also write what is there already.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    allow_code: Annotated[bool, typer.Option(help="Import ops of the form module:Class.")] = False,
+) -> None:
+    """Label maps of images, in their geometry. Exit code 3 if some inputs were bad and the others are done."""
+    from thrifty.predict import predict_files
+
+    settings = {"flips": flips, "probabilities": probabilities, "uncertainty": uncertainty, "visible": visible}
+    more = {"format": format, "slice_axis": axis, "overwrite": overwrite, "device": device, "allow_code": allow_code}
+    found = predict_files(model, inputs, output, **settings, **more)
+    kept = f", {len(found.kept)} kept that were there already" if found.kept else ""
+    print(f"{len(found.written)} written{kept}, {len(found.failed)} failed: {output}")
+    if found.failed:
+        raise typer.Exit(SOME_FAILED if found.written or found.kept else USER_ERROR)
 
 
 @app.command()
