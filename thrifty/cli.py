@@ -71,23 +71,34 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run_verb
 
 
-def run_stages(study_name: str, overrides: list[str] | None, stages: list[str]) -> None:
-    from thrifty.config import results_folder
-    from thrifty.shelf import opened, resolve_study
+def run_stages(study_name: str, overrides: list[str] | None, stages: list[str], start: Path | None = None) -> None:
+    from thrifty.shelf import resolve_study
 
-    study = resolve_study(study_name, overrides or [])
+    run_resolved(resolve_study(study_name, overrides or []), stages, start)
+
+
+def run_resolved(study: Study, stages: list[str], start: Path | None = None) -> Path:
+    """Runs stages of a study; `start` is what `retrain` fine-tunes. Returns the run folder."""
+    from thrifty.config import results_folder
+    from thrifty.shelf import opened
+
     root = results_folder(study.name)
-    if stages[0] != "search" and not root.exists():
+    if stages[0] != "search" and start is None and not root.exists():
         raise ThriftyError(f"there is no run folder {root} yet; `thrifty search` with the same study comes first")
     with opened(study) as run:
         print(f"study {study.name} in {run.root}", flush=True)
         if stages[0] in PREPARING:
             prepare_and_validate(study, run)
+        if start is not None:
+            from thrifty.start import keep_start
+
+            keep_start(run, start, study.allow_code)
     for number, name in enumerate(stages, start=1):
         print(f"{name} ({number} of {len(stages)})", flush=True)
         importlib.import_module(STAGES[name]).run_stage(study, run)
     if run.report.is_file():
         print(f"report: {run.report}")
+    return root
 
 
 def prepare_and_validate(study: Study, run: Run) -> None:
@@ -137,9 +148,13 @@ def select(study: StudyName, overrides: Overrides = None) -> None:
 
 @app.command()
 @guarded
-def retrain(study: StudyName, overrides: Overrides = None) -> None:
+def retrain(
+    study: StudyName,
+    overrides: Overrides = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Also fine-tune this trained network.")] = None,
+) -> None:
     """Stage 3: trains the chosen genotypes and what they are compared with, from scratch."""
-    run_stages(study, overrides, ["retrain"])
+    run_stages(study, overrides, ["retrain"], start)
 
 
 @app.command()

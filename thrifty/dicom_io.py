@@ -50,7 +50,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def group_series(paths: Iterable[Path]) -> list[list[Path]]:
-    """The files of each series (by SeriesInstanceUID); a file that cannot be read stays alone, one without an image is left out."""
+    """The files of each series (by SeriesInstanceUID). A broken file stays alone, one without an image is left out."""
     from pydicom import dcmread
 
     groups: dict[str, list[Path]] = {}

@@ -88,7 +88,9 @@ def load_model(trial: Trial, device: torch.device, allow_code: bool = False) -> 
     try:
         network.load_state_dict(load_file(trial.weights))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ThriftyError(f"{trial.weights} does not hold the weights of '{model.network.name}': {one_line(error)[:200]}") from None
+        raise ThriftyError(
+            f"{trial.weights} does not hold the weights of '{model.network.name}': {one_line(error)[:200]}"
+        ) from None
     return network.to(device).eval(), model
 
 

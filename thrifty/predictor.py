@@ -204,4 +204,4 @@ def _trials(folder: Path) -> list[Trial]:
         return found
     inside = sorted({path.parent.parent for path in folder.glob("**/seed_*/model.json")})[:3]
     hint = f"; trained networks are in {', '.join(map(str, inside))}" if inside else ""
-    raise ThriftyError(f"{folder} holds no trained network (model.json and weights.safetensors, as `thrifty retrain` writes){hint}")
+    raise ThriftyError(f"{folder} holds no trained network (model.json and weights.safetensors){hint}")

@@ -15,6 +15,7 @@ from thrifty.networks import planned_networks, read_networks, trial_arguments, t
 from thrifty.postprocess import Postprocess, choose
 from thrifty.results import Run, Trial, read_run
 from thrifty.scratch import ScratchTraining, make_trainee
+from thrifty.start import FINETUNED, begin, read_start
 from thrifty.train import Report, choose_device, finish, run_epochs, seed_everything, threads_for
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def trial_specs(study: Study, run: Run) -> list[Spec]:
 
 
 def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
-    """One training from scratch, resumed from its checkpoint where there is one.
+    """One training from scratch or from the start of the run, resumed from its checkpoint where there is one.
 
     Trains on the weights and architecture cases, keeps the weights that are best on the selection cases, and never sees
     the test cases. Writes weights, model.json, epochs.jsonl and, last, result.json.
@@ -70,7 +71,10 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
     splits = splits_of_fold(study, prepared, arguments["fold"])
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
-    network = build_network(spec).to(device)
+    network = build_network(spec)
+    start = read_start(run, study.allow_code) if spec.name == FINETUNED else None
+    begun = begin(network, start) if start else None
+    network.to(device)
     trainee = make_trainee(network, study, prepared, splits, arguments["seed"], device)
     record = run_epochs(trainee, study.retrain.epochs, trial, report)
     network.load_state_dict(trainee.best_weights)
@@ -90,6 +94,7 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
         "dice": trainee.best_dice,
         "best_epoch": trainee.best_epoch,
         "postprocess": model.postprocess.as_json(),
+        "start": begun,
         "weights_sha256": weights_hash(trial),
         "still_improving": still_improving(record),
     }

@@ -26,8 +26,8 @@ PARTS = "channel files that do not fit together"
 class Scan:
     """One thing to predict.
 
-    `slices` (N, channels, H, W) are what a network gets. `back` brings maps (N, ..., H, W) of them to the layout of the file: of a
-    picture (..., H, W), of a volume (x, y, z, ...) in the file's own order of axes, of a series (slices, ..., rows, columns).
+    `slices` (N, channels, H, W) are what a network gets. `back` brings maps (N, ..., H, W) of them to the layout of the file:
+    of a picture (..., H, W), of a volume (x, y, z, ...) in the order of its own axes, of a series (slices, ..., rows, columns).
     """
 
     kind: Kind
@@ -75,8 +75,8 @@ def _nifti(files: Sequence[Path], slice_axis: int | None) -> Scan:
     import nibabel
 
     parts = [decode(path) for path in files]
-    images = [nibabel.load(path) for path in files]
-    first: Any = images[0]
+    images: list[Any] = [nibabel.load(path) for path in files]
+    first = images[0]
     for image in images[1:]:
         if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=1e-3):
             raise Unreadable(PARTS, f"{files[0].name} and the others (shapes or affines differ)")
@@ -166,7 +166,7 @@ def stack_path(path: Path, number: int = 0) -> Path:
 
 
 def write_nifti(path: Path, scan: Scan, values: np.ndarray) -> None:
-    """Values in the layout of the scan's volume, with its affine, zooms and codes; text and extensions of its header are dropped."""
+    """Values in the layout of the scan's volume, with its affine, zooms and codes, without the texts of its header."""
     source: Any = scan.image
     header = source.header.copy()
     header.set_data_dtype(values.dtype)
@@ -196,7 +196,7 @@ def write_map(stem: Path, kind: str, scan: Scan, maps: np.ndarray) -> None:
     if scan.kind == "nifti":
         write_nifti(map_path(stem, kind, "nifti"), scan, found)
         return
-    write_file(map_path(stem, kind, scan.kind), lambda file: np.savez_compressed(file, **{kind: found}))
+    write_file(map_path(stem, kind, scan.kind), lambda file: np.savez_compressed(file, allow_pickle=False, **{kind: found}))
 
 
 def map_path(stem: Path, kind: str, scan_kind: Kind) -> Path:
