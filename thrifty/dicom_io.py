@@ -101,7 +101,8 @@ def _slice(path: Path) -> tuple[Dataset, np.ndarray]:
             elif kind.startswith("YBR_FULL") and data.file_meta.TransferSyntaxUID.is_compressed is False:
                 values = convert_color_space(values, kind, "RGB")
     except Exception as error:  # decoders raise every kind of exception on broken files
-        raise Unreadable(BROKEN, f"{path.name} ({one_line(error)[:120] or type(error).__name__})") from None
+        # The kind of error alone: its text may quote the header, and with it the patient.
+        raise Unreadable(BROKEN, f"{path.name} ({type(error).__name__})") from None
     colours = kind == "PALETTE COLOR" or int(data.SamplesPerPixel) > 1
     values = values if colours else values[..., None]
     values = values[None] if values.ndim == 3 else values
@@ -169,7 +170,8 @@ def write_seg(path: Path, labels: np.ndarray, geometry: DicomGeometry, names: Se
             warnings.simplefilter("ignore")
             found = _segmentation(labels, geometry, names, weights_sha256)
     except Exception as error:
-        raise Unreadable(NO_SEG, f"{geometry.files[0].name} ({one_line(error)[:160]})") from None
+        reason = one_line(error)[:160] if isinstance(error, AttributeError) else type(error).__name__  # no value of a header
+        raise Unreadable(NO_SEG, f"{geometry.files[0].name} ({reason})") from None
     write_file(path, lambda file: found.save_as(file))
 
 

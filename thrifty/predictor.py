@@ -181,6 +181,9 @@ def load(folder: str | Path, device: str = "auto", allow_code: bool = False) -> 
     """
     folder = Path(folder).expanduser()
     trials = _trials(folder)
+    if device not in ("auto", "cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        here = "" if torch.cuda.is_available() else "; this machine has no GPU that torch sees"
+        raise ThriftyError(f"device is '{device}'; allowed are auto, cpu and cuda{here}")
     where = choose_device(device)
     members = [Member(*load_model(trial, where, allow_code), weights_hash(trial)) for trial in trials]
     first = members[0].model

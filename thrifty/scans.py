@@ -173,7 +173,8 @@ def write_nifti(path: Path, scan: Scan, values: np.ndarray) -> None:
     header.set_slope_inter(1, 0)
     header.extensions.clear()
     for key in ("descrip", "aux_file", "db_name", "intent_name"):
-        header[key] = b""
+        if key in header:  # NIfTI-2 has fewer
+            header[key] = b""
     header["cal_min"] = header["cal_max"] = 0
     zooms = header.get_zooms()
     image = type(source)(values, source.affine, header)
