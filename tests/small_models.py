@@ -18,7 +18,7 @@ from thrifty.space.schema import load_space
 
 def small_model(folder: Path, seed: int = 0, channels: int = 1, classes: int = 3, **values: Any) -> Path:
     """A network of about a thousand parameters whose random weights give every class some pixels of a random image."""
-    genotype = random_genotype(load_space("tiny"), 4, 2, channels, classes, np.random.default_rng(3))
+    genotype = random_genotype(load_space("tiny"), 8, 2, channels, classes, np.random.default_rng(1))
     spec = genotype_spec("small", genotype, None)
     images = torch.randn(4, channels, 32, 32, generator=torch.Generator().manual_seed(0))
     for attempt in range(100):
