@@ -13,7 +13,7 @@ import numpy as np
 from thrifty import __version__
 from thrifty.data.cases import Unreadable
 from thrifty.data.decode import BROKEN
-from thrifty.errors import one_line
+from thrifty.errors import ThriftyError, one_line
 from thrifty.results import write_file
 
 if TYPE_CHECKING:
@@ -50,8 +50,15 @@ def is_dicom(path: Path) -> bool:
 
 
 def group_series(paths: Iterable[Path]) -> list[list[Path]]:
-    """The files of each series (by SeriesInstanceUID). A broken file stays alone, one without an image is left out."""
-    from pydicom import dcmread
+    """The files of each series (by SeriesInstanceUID). A broken file stays alone, one without an image is left out.
+
+    Raises:
+        ThriftyError: the libraries for DICOM are not installed.
+    """
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        raise ThriftyError("DICOM files need pydicom and highdicom; pip install 'thrifty[dicom]'") from None
 
     groups: dict[str, list[Path]] = {}
     for path in paths:

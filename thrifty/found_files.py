@@ -70,7 +70,7 @@ def _of_files(paths: Sequence[Path], root: Path, channels: int) -> Iterator[Item
     pixels = [path for path in paths if ending_of(path.name) is not None]
     yield from _with_channels(pixels, root, channels)
     dicom = [path for path in paths if ending_of(path.name) is None and (is_dicom(path) or len(paths) == 1)]
-    for folder in dict.fromkeys(path.parent for path in dicom):
+    for folder in dict.fromkeys(path.parent for path in dicom):  # without DICOM its libraries are not needed
         series = group_series([path for path in dicom if path.parent == folder])
         for number, files in enumerate(series):
             yield Item("dicom", tuple(files), _series_name(files, folder, root, number, len(series)), ".dcm")

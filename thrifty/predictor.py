@@ -103,11 +103,15 @@ class Predictor:
         """
         if slices.shape[1] != self.channels:
             raise ThriftyError(f"it has {slices.shape[1]} channels, the network was trained with {self.channels}")
-        found = [maps for start in range(0, len(slices), BATCH) for maps in self._batch(slices[start : start + BATCH], flips)]
-        labels = np.stack([self.postprocess.apply(labels) for labels, _ in found])
-        means = np.stack([mean for _, mean in found]) if probabilities else None
-        unsure = np.stack([entropy(mean) for _, mean in found]) if uncertainty else None
-        return Maps(labels, means, unsure)
+        labels, means, unsure = [], [], []  # of a volume only what is wanted is kept: probabilities are large
+        for start in range(0, len(slices), BATCH):
+            for found, mean in self._batch(slices[start : start + BATCH], flips):
+                labels.append(self.postprocess.apply(found))
+                if probabilities:
+                    means.append(mean)
+                if uncertainty:
+                    unsure.append(entropy(mean))
+        return Maps(np.stack(labels), np.stack(means) if probabilities else None, np.stack(unsure) if uncertainty else None)
 
     def _batch(self, slices: np.ndarray, flips: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(labels (H, W), probabilities (classes, H, W)) of each slice."""

@@ -21,6 +21,7 @@ from thrifty.nets.build import NetworkSpec, build_network
 from thrifty.networks import Key, read_networks, trial_name
 from thrifty.postprocess import Postprocess
 from thrifty.results import Run, read_json
+from thrifty.start import FINETUNED
 
 if TYPE_CHECKING:
     from thrifty.data.prepare import Prepared
@@ -81,7 +82,7 @@ def notes(study: Study, names: Sequence[str]) -> list[str]:
     """What a reader has to know about the list of networks."""
     found = []
     for budget in sorted({*study.sizes, *(int(name.removeprefix("found_")) for name in names if name.startswith("found_"))}):
-        if f"found_{budget}" not in names:
+        if FINETUNED in names and f"found_{budget}" not in names:
             continue  # a run that fine-tunes a network needs no genotypes
         if budget not in study.sizes:
             found.append(
