@@ -112,6 +112,31 @@ def test_examples_are_the_predictions_of_the_first_seed(evaluated: Run) -> None:
             assert float(row["dice"]) == pytest.approx(found.dice)
 
 
+def test_what_is_measured_is_after_the_post_processing_that_predict_does(evaluated: Run, tmp_path: Path) -> None:
+    from thrifty.predictor import load
+    from thrifty.results import Trial
+
+    key = (NAMES[1], 1, None)
+    trial, prepared = evaluated.retrain_trial(*key), open_prepared(evaluated)
+    before = trial.model.read_bytes()
+    try:
+        write_json(trial.model, read_json(trial.model) | {"postprocess": {"fill_holes": True, "largest": True, "dice": {}}})
+        evaluate.evaluate_trial(trial_arguments(STUDY, evaluated, key), Trial(tmp_path), lambda row: None)
+        predictor = load(trial.folder)
+    finally:
+        trial.model.write_bytes(before)
+    rows = iter(read_json(tmp_path / "result.json")["cases"])
+    plain, changed = load(trial.folder), False
+    for index in prepared.store.indices(prepared.splits.test):
+        image, truth = prepared.store.image(index)[0], prepared.store.mask(index)
+        changed |= bool((predictor(image) != plain(image)).any())
+        for number in (1, 2):
+            row = next(rows)
+            assert row["predicted_pixels"] == int((predictor(image) == number).sum())
+            assert row["shared_pixels"] == int(((predictor(image) == number) & (truth == number)).sum())
+    assert changed, "a post-processing that changes nothing shows nothing"
+
+
 def test_examples_are_worst_median_and_best_by_the_first_run() -> None:
     def row(seed: int, case: str, dice: float, number: int = 1) -> dict[str, Any]:
         shared = {"class": number, "truth_pixels": 0 if number == 2 else 5}

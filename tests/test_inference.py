@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from thrifty.config import Evaluate
-from thrifty.inference import mean_dice, pad_to_stride, predict_cases, predict_logits
+from thrifty.inference import labels_of, logits_of, mean_dice, pad_to_stride, predict_cases, predict_logits, probabilities_of
 from thrifty.metrics import foreground_dice
 from thrifty.nets.baselines import UNet
 
@@ -97,6 +97,32 @@ def test_sliding_window_of_a_local_network_equals_the_whole_image(size, window) 
     largest = max(4, window // 4 * 4)
     assert len(network.sizes) > 1
     assert all(h <= largest and w <= largest and batch <= 3 for batch, _, h, w in network.sizes)
+
+
+@pytest.mark.parametrize(("size", "window", "overlap"), [((40, 56), 16, 0.5), ((33, 30), 20, 0.25), ((64, 9), 24, 0.7)])
+def test_windows_are_placed_and_blended_as_monai_does_it(size, window, overlap) -> None:
+    """With a network that sees its neighbourhood, so that places and weights of the windows show."""
+    from monai.inferers import sliding_window_inference
+
+    torch.manual_seed(0)
+    network = UNet(2, 3, (4, 4, 4)).eval()
+    images = torch.randn(2, 2, *size)
+    settings = Evaluate(window=window, overlap=overlap, batch=3)
+    with torch.no_grad():
+        padded, top, left = pad_to_stride(images, 4)
+        roi = [min(n, window) for n in padded.shape[-2:]]
+        expected = sliding_window_inference(padded, roi, 3, network, overlap, mode="gaussian")
+        expected = expected[..., top : top + size[0], left : left + size[1]]
+        torch.testing.assert_close(predict_logits(network, images, settings), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_probabilities_and_labels_agree() -> None:
+    logits = torch.randn(2, 3, 5, 6)
+    probabilities = probabilities_of(logits)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, 5, 6))
+    torch.testing.assert_close(probabilities_of(logits_of(probabilities)), probabilities)
+    assert torch.equal(labels_of(logits), labels_of(logits_of(probabilities)))
+    assert torch.isfinite(logits_of(torch.eye(3)[None, :, :, None])).all()
 
 
 def test_cases_of_equal_size_share_a_batch_and_each_is_predicted_once() -> None:

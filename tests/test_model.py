@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from thrifty.data.normalise import Normalisation
 from thrifty.errors import ThriftyError
 from thrifty.model import Model, load_model, save_model, weights_hash
 from thrifty.nets.build import baseline_spec, build_network
-from thrifty.results import Trial
+from thrifty.postprocess import Postprocess
+from thrifty.results import Trial, read_json, write_json
 
 CPU = torch.device("cpu")
 
@@ -32,6 +34,26 @@ def test_network_and_its_surroundings_come_back(tmp_path: Path) -> None:
     assert read == model and not again.training
     images = torch.randn(1, 1, 16, 16)
     assert torch.equal(again(images), network.eval()(images))
+
+
+def test_what_a_prediction_needs_comes_back_and_older_files_have_defaults(tmp_path: Path) -> None:
+    trial, model, network = saved(tmp_path)
+    full = replace(model, slice_axis=1, window=96, overlap=0.25, postprocess=Postprocess(largest=True, dice={"none": 0.5}))
+    save_model(trial, full, network.state_dict())
+    assert load_model(trial, CPU)[1] == full
+    value = read_json(trial.model)
+    for key in ("slice_axis", "window", "overlap", "postprocess"):
+        del value[key]
+    write_json(trial.model, value)
+    assert load_model(trial, CPU)[1] == model
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("slice_axis", 3), ("overlap", 1.5), ("postprocess", {"largest": "yes"})])
+def test_malformed_additions_are_refused(tmp_path: Path, key: str, wrong: object) -> None:
+    trial, _, _ = saved(tmp_path)
+    write_json(trial.model, read_json(trial.model) | {key: wrong})
+    with pytest.raises(ThriftyError, match=r"model\.json"):
+        load_model(trial, CPU)
 
 
 def test_hash_follows_the_weights(tmp_path: Path) -> None:

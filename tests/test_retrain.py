@@ -16,10 +16,11 @@ from thrifty import retrain, scratch
 from thrifty.data.prepare import open_prepared
 from thrifty.data.splits import fold
 from thrifty.errors import ThriftyError
-from thrifty.inference import mean_dice
+from thrifty.inference import mean_dice, predict_cases
 from thrifty.model import load_model
 from thrifty.nets.build import build_network
 from thrifty.networks import read_networks, trial_arguments, trial_name
+from thrifty.postprocess import Postprocess
 from thrifty.results import Run, Trial, read_json, read_jsonl, write_text
 from thrifty.train import cosine
 
@@ -115,6 +116,25 @@ def test_kept_weights_are_those_of_the_best_epoch(run: Run) -> None:
     dice = mean_dice(network, prepared.store, selection, model.normalisation, small_study().evaluate, CPU)
     assert dice == pytest.approx(best["dice"], abs=1e-12)
     assert model.labels == prepared.store.labels and model.patch == (32, 32)
+
+
+def test_post_processing_is_decided_on_the_selection_cases_by_the_kept_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def choose(pairs, classes: int) -> Postprocess:
+        seen.extend(pairs)
+        return Postprocess(largest=True, dice={"none": 0.25, "largest": 0.5})
+
+    monkeypatch.setattr(retrain, "choose", choose)
+    trial = train(run)
+    network, model = load_model(trial, CPU)
+    assert model.postprocess.name == "largest" and read_json(trial.result)["postprocess"] == model.postprocess.as_json()
+    prepared = open_prepared(run)
+    indices = prepared.store.indices(prepared.splits.selection)
+    found = dict(predict_cases(network, prepared.store, indices, model.normalisation, small_study().evaluate, CPU))
+    assert len(seen) == len(indices)
+    for (index, labels), (given, truth) in zip(found.items(), seen, strict=True):
+        assert (given == labels).all() and (truth == prepared.store.mask(index)).all()
 
 
 def test_of_equally_good_epochs_the_first_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import thrifty
-from thrifty.errors import USER_ERROR, ThriftyError, one_line
+from thrifty.errors import SOME_FAILED, USER_ERROR, ThriftyError, one_line
 
 if TYPE_CHECKING:
     from thrifty.config import Study
@@ -71,23 +71,34 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run_verb
 
 
-def run_stages(study_name: str, overrides: list[str] | None, stages: list[str]) -> None:
-    from thrifty.config import results_folder
-    from thrifty.shelf import opened, resolve_study
+def run_stages(study_name: str, overrides: list[str] | None, stages: list[str], start: Path | None = None) -> None:
+    from thrifty.shelf import resolve_study
 
-    study = resolve_study(study_name, overrides or [])
+    run_resolved(resolve_study(study_name, overrides or []), stages, start)
+
+
+def run_resolved(study: Study, stages: list[str], start: Path | None = None) -> Path:
+    """Runs stages of a study; `start` is what `retrain` fine-tunes. Returns the run folder."""
+    from thrifty.config import results_folder
+    from thrifty.shelf import opened
+
     root = results_folder(study.name)
-    if stages[0] != "search" and not root.exists():
+    if stages[0] != "search" and start is None and not root.exists():
         raise ThriftyError(f"there is no run folder {root} yet; `thrifty search` with the same study comes first")
     with opened(study) as run:
         print(f"study {study.name} in {run.root}", flush=True)
         if stages[0] in PREPARING:
             prepare_and_validate(study, run)
+        if start is not None:
+            from thrifty.start import keep_start
+
+            keep_start(run, start, study.allow_code)
     for number, name in enumerate(stages, start=1):
         print(f"{name} ({number} of {len(stages)})", flush=True)
         importlib.import_module(STAGES[name]).run_stage(study, run)
     if run.report.is_file():
         print(f"report: {run.report}")
+    return root
 
 
 def prepare_and_validate(study: Study, run: Run) -> None:
@@ -137,9 +148,13 @@ def select(study: StudyName, overrides: Overrides = None) -> None:
 
 @app.command()
 @guarded
-def retrain(study: StudyName, overrides: Overrides = None) -> None:
+def retrain(
+    study: StudyName,
+    overrides: Overrides = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Also fine-tune this trained network.")] = None,
+) -> None:
     """Stage 3: trains the chosen genotypes and what they are compared with, from scratch."""
-    run_stages(study, overrides, ["retrain"])
+    run_stages(study, overrides, ["retrain"], start)
 
 
 @app.command()
@@ -168,6 +183,34 @@ def check(
     from thrifty.shelf import resolve_study
 
     check_study(resolve_study(study, overrides or []), timing)
+
+
+@app.command()
+@guarded
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained network, or of several: an ensemble.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Pictures, NIfTI, DICOM; files and folders.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="A folder, or for a single input a file.")],
+    flips: Annotated[bool, typer.Option("--flips", help="Average over mirrored images (four times the work).")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write them.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Also write the entropy, 0 (sure) to 1.")] = False,
+    visible: Annotated[bool, typer.Option("--visible", help="PNG to look at instead of class ids.")] = False,
+    format: Annotated[str, typer.Option(help="Of DICOM inputs: seg (DICOM-SEG) or png.")] = "seg",
+    axis: Annotated[int | None, typer.Option(min=0, max=2, help="Cut volumes across this axis.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also write what is there already.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    allow_code: Annotated[bool, typer.Option(help="Import ops of the form module:Class.")] = False,
+) -> None:
+    """Label maps of images, in their geometry. Exit code 3 if some inputs were bad and the others are done."""
+    from thrifty.predict import predict_files
+
+    settings = {"flips": flips, "probabilities": probabilities, "uncertainty": uncertainty, "visible": visible}
+    more = {"format": format, "slice_axis": axis, "overwrite": overwrite, "device": device, "allow_code": allow_code}
+    found = predict_files(model, inputs, output, **settings, **more)
+    kept = f", {len(found.kept)} kept that were there already" if found.kept else ""
+    print(f"{len(found.written)} written{kept}, {len(found.failed)} failed: {output}")
+    if found.failed:
+        raise typer.Exit(SOME_FAILED if found.written or found.kept else USER_ERROR)
 
 
 @app.command()

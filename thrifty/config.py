@@ -204,6 +204,7 @@ class Retrain(Section):
     random: Annotated[int, Field(ge=0)] = 3  # random genotypes for each budget
     baselines: tuple[Literal["unet", "unetpp", "scaled_unet"], ...] = ("scaled_unet", "unet", "unetpp")
     folds: PositiveInt = 1  # 1: the split as it is; k: cross-validation outside the test set
+    postprocess: Literal["auto", "none"] = "auto"  # auto: largest part, holes filled, where the selection cases gain by it
 
     @field_validator("seeds")
     @classmethod

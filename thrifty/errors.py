@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 USER_ERROR = 2
+SOME_FAILED = 3  # of `thrifty predict`: some inputs were bad, the others are done
 
 
 class ThriftyError(Exception):

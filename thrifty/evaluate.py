@@ -105,7 +105,7 @@ def evaluate_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> N
     test = store.indices(prepared.splits.test)
     measured: dict[int, list[Row]] = {}
     for index, labels in predict_cases(network, store, test, model.normalisation, study.evaluate, device):
-        measured[index] = case_rows(key, prepared, index, labels)
+        measured[index] = case_rows(key, prepared, index, model.postprocess.apply(labels))
     rows = [row for index in test for row in measured[index]]
     seconds = time.perf_counter() - start
     counted = present_classes(rows)
@@ -226,7 +226,7 @@ def _draw_examples(study: Study, run: Run, prepared: Prepared, key: Key, cases: 
     store, device = prepared.store, choose_device(study.resources.device)
     network, model = load_model(run.retrain_trial(*key), device, study.allow_code)
     for index, labels in predict_cases(network, store, store.indices(cases), model.normalisation, study.evaluate, device):
-        write_labels(run.example(key[0], store.cases[index].name), labels)
+        write_labels(run.example(key[0], store.cases[index].name), model.postprocess.apply(labels))
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:

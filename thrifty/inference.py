@@ -1,10 +1,13 @@
-"""Prediction at full size: padded to the network's stride, never stretched, and by a sliding window where images are large."""
+"""Prediction at full size: padded to the network's stride, never stretched, and by a sliding window where images are large.
+
+What logits mean is decided in `probabilities_of`, `logits_of` and `labels_of` and nowhere else.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +21,26 @@ if TYPE_CHECKING:
     from thrifty.data.normalise import Normalisation
     from thrifty.data.store import Store
     from thrifty.nets.supernet import HardNetwork
+
+
+FLIPS = ((), (-1,), (-2,), (-2, -1))  # axes (rows -2, columns -1) of the four views of an image that test-time flips give
+SHARPNESS = 8  # a window's weights fall off with a standard deviation of its size divided by this (nnU-Net, Isensee 2021)
+LEAST_WEIGHT = 1e-3  # at the corners of a window, so that nothing is divided by almost zero
+
+
+def probabilities_of(logits: Tensor) -> Tensor:
+    """Probabilities (B, classes, H, W) of logits (B, classes, H, W): the softmax, since classes exclude each other."""
+    return logits.softmax(dim=1)
+
+
+def logits_of(probabilities: Tensor) -> Tensor:
+    """Logits whose `probabilities_of` are these (B, classes, H, W)."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def labels_of(logits: Tensor) -> Tensor:
+    """Class ids (B, H, W) uint8 of logits (B, classes, H, W): the class with the largest one."""
+    return logits.argmax(dim=1).to(torch.uint8)
 
 
 @contextlib.contextmanager
@@ -75,19 +98,61 @@ def predict_logits(network: nn.Module, images: Tensor, settings: Evaluate) -> Te
     Images larger than `settings.window` (rounded down to the stride) are predicted window by window and blended by Gaussian
     weights. The caller sets the mode of the network and switches gradients off.
     """
-    height, width = images.shape[-2:]
     stride = stride_of(network)
     largest = max(stride, settings.window // stride * stride)
-    if max(height, width) <= largest:
+    if max(images.shape[-2:]) <= largest:
         return forward_padded(network, images)
-    from monai.inferers import sliding_window_inference
+    return call_padded(lambda padded: _blended(network, padded, largest, settings), images, stride)
 
-    def blended(padded: Tensor) -> Tensor:
-        window = [min(size, largest) for size in padded.shape[-2:]]
-        logits = sliding_window_inference(padded, window, settings.batch, network, settings.overlap, mode="gaussian")
-        return cast("Tensor", logits)  # a tensor, as the network's output is
 
-    return call_padded(blended, images, stride)
+def _blended(network: nn.Module, images: Tensor, largest: int, settings: Evaluate) -> Tensor:
+    """The mean of the logits of overlapping windows, weighted by a Gaussian about the centre of each.
+
+    monai's `sliding_window_inference` computes the same (the tests compare them), but importing it takes seconds and brings
+    in optuna, which a prediction must not need.
+    """
+    window = [min(size, largest) for size in images.shape[-2:]]
+    corners = _corners(images.shape[-2:], window, settings.overlap)
+    places = [(image, row, column) for image in range(len(images)) for row in corners[0] for column in corners[1]]
+    weight = _gaussian(window).to(images)
+    total, norm = None, torch.zeros(images.shape[-2:], dtype=images.dtype, device=images.device)
+    for start in range(0, len(places), settings.batch):
+        part = places[start : start + settings.batch]
+        cuts = [(image, ..., slice(row, row + window[0]), slice(column, column + window[1])) for image, row, column in part]
+        logits = network(torch.stack([images[cut] for cut in cuts]))
+        if total is None:
+            total = logits.new_zeros(len(images), logits.shape[1], *images.shape[-2:])
+        for cut, found in zip(cuts, logits, strict=True):
+            total[cut] += found * weight
+            if cut[0] == 0:
+                norm[cut[2:]] += weight
+    assert total is not None
+    return total / norm
+
+
+def _corners(size: Sequence[int], window: Sequence[int], overlap: float) -> list[list[int]]:
+    """Where windows begin along rows and columns: evenly, overlapping by at least about `overlap`, the last one at the end."""
+    result = []
+    for have, want in zip(size, window, strict=True):
+        step = max(1, int(want * (1 - overlap)))
+        count = -(-(have - want) // step) + 1
+        result.append([min(place * step, have - want) for place in range(count)])
+    return result
+
+
+def _gaussian(window: Sequence[int]) -> Tensor:
+    """Weights (rows, columns) of a window, 1 at its centre."""
+    lines = []
+    for size in window:
+        place = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+        lines.append(torch.exp(-0.5 * (place * SHARPNESS / size) ** 2))
+    return torch.outer(*lines).clamp_min(LEAST_WEIGHT)
+
+
+def predict_flipped(network: nn.Module, images: Tensor, settings: Evaluate) -> Tensor:
+    """Probabilities (B, classes, H, W): the mean over an image and its three mirror images, each turned back."""
+    views = [probabilities_of(predict_logits(network, images.flip(axes), settings)).flip(axes) for axes in FLIPS]
+    return torch.stack(views).mean(dim=0)
 
 
 def predict_cases(
@@ -113,7 +178,7 @@ def predict_cases(
             images = np.stack([normalisation.apply(store.image(index)) for index in part])
             with evaluating(network):
                 logits = predict_logits(network, torch.from_numpy(images).to(device), settings)
-                labels = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+                labels = labels_of(logits).cpu().numpy()
             yield from zip(part, labels, strict=True)
 
 

@@ -18,6 +18,7 @@ from thrifty.space.cost import Costs, count
 from thrifty.space.genotype import Genotype, canonical, genotype_hash, load
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import run_space
+from thrifty.start import read_start
 
 if TYPE_CHECKING:
     from thrifty.data.store import Store
@@ -34,9 +35,20 @@ Key = tuple[str, int, int | None]
 def planned_networks(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
     """The networks of a study in the order of the report.
 
+    A run that fine-tunes a network needs no genotypes: without any, that network and the references are all.
+
     Raises:
         ThriftyError: a budget has no genotype yet, or one that does not fit budget or data; a budget that is too small.
     """
+    channels, classes = store.channels, store.classes
+    start = read_start(run, study.allow_code)
+    specs = start.specs(channels, classes) if start else []
+    if start is None or run.genotypes():
+        specs += _of_budgets(study, run, store)
+    return specs + [baseline_spec(name, channels, classes) for name in REFERENCES if name in study.retrain.baselines]
+
+
+def _of_budgets(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
     channels, classes = store.channels, store.classes
     space = run_space(study, run)
     specs: list[NetworkSpec] = []
@@ -48,7 +60,6 @@ def planned_networks(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
             specs.append(genotype_spec(f"random_{budget}_{k}", genotype, budget))
         if "scaled_unet" in study.retrain.baselines:
             specs.append(scaled_unet(setting, found))
-    specs += [baseline_spec(name, channels, classes) for name in REFERENCES if name in study.retrain.baselines]
     return specs
 
 

@@ -113,6 +113,11 @@ class Run:
         """The list of networks that `retrain` trains: names, kinds, budgets, genotypes, parameters."""
         return self.retrain / "networks.json"
 
+    @property
+    def start(self) -> Trial:
+        """The trained network that is fine-tuned: model.json and weights, copied."""
+        return Trial(self.retrain / "start")
+
     def evaluate_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
         """Beside the retraining of the same name: its predictions of the test cases, measured."""
         return Trial(self.root / "evaluate" / "trials" / network / self.retrain_trial(network, seed, fold).folder.name)

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from thrifty.config import Study
 from thrifty.data.prepare import Prepared, open_prepared, prepare
+from thrifty.inference import predict_cases
 from thrifty.model import Model, save_model, weights_hash
-from thrifty.nets.build import build_network
+from thrifty.nets.build import NetworkSpec, build_network
 from thrifty.networks import planned_networks, read_networks, trial_arguments, trial_keys, trial_name, write_networks
+from thrifty.postprocess import Postprocess, choose
 from thrifty.results import Run, Trial, read_run
-from thrifty.scratch import make_trainee
+from thrifty.scratch import ScratchTraining, make_trainee
+from thrifty.start import FINETUNED, begin, read_start
 from thrifty.train import Report, choose_device, finish, run_epochs, seed_everything, threads_for
 
 if TYPE_CHECKING:
     from thrifty.data.splits import Splits
+    from thrifty.data.store import Store
     from thrifty.trials import Spec
 
 SCHEMA = 1
@@ -47,7 +51,7 @@ def trial_specs(study: Study, run: Run) -> list[Spec]:
 
 
 def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
-    """One training from scratch, resumed from its checkpoint where there is one.
+    """One training from scratch or from the start of the run, resumed from its checkpoint where there is one.
 
     Trains on the weights and architecture cases, keeps the weights that are best on the selection cases, and never sees
     the test cases. Writes weights, model.json, epochs.jsonl and, last, result.json.
@@ -67,11 +71,15 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
     splits = splits_of_fold(study, prepared, arguments["fold"])
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
-    network = build_network(spec).to(device)
+    network = build_network(spec)
+    start = read_start(run, study.allow_code) if spec.name == FINETUNED else None
+    begun = begin(network, start) if start else None
+    network.to(device)
     trainee = make_trainee(network, study, prepared, splits, arguments["seed"], device)
     record = run_epochs(trainee, study.retrain.epochs, trial, report)
-    patch = study.data.patch_size
-    save_model(trial, Model(spec, trainee.normalisation, prepared.store.labels, patch), trainee.best_weights)
+    network.load_state_dict(trainee.best_weights)
+    model = model_of(study, prepared, trainee, spec)
+    save_model(trial, model, trainee.best_weights)
     result = {
         "schema": SCHEMA,
         "trial": trial_name(run, key),
@@ -85,10 +93,36 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
         "steps": study.retrain.epochs * study.retrain.steps,
         "dice": trainee.best_dice,
         "best_epoch": trainee.best_epoch,
+        "postprocess": model.postprocess.as_json(),
+        "start": begun,
         "weights_sha256": weights_hash(trial),
         "still_improving": still_improving(record),
     }
     finish(trial, result, record, arguments, device)
+
+
+def model_of(study: Study, prepared: Prepared, trainee: ScratchTraining, spec: NetworkSpec) -> Model:
+    """What is written beside the weights, which the network of `trainee` has by now."""
+    store = prepared.store
+    return Model(
+        network=spec,
+        normalisation=trainee.normalisation,
+        labels=store.labels,
+        patch=study.data.patch_size,
+        slice_axis=study.data.slice_axis if store.sliced else None,
+        window=study.evaluate.window,
+        overlap=study.evaluate.overlap,
+        postprocess=chosen_postprocess(study, store, trainee),
+    )
+
+
+def chosen_postprocess(study: Study, store: Store, trainee: ScratchTraining) -> Postprocess:
+    """What is done after the network, decided on the selection cases; nothing where the study wants it so."""
+    if study.retrain.postprocess == "none":
+        return Postprocess()
+    indices, settings = trainee.selection, study.evaluate
+    found = predict_cases(trainee.network, store, indices, trainee.normalisation, settings, trainee.device)
+    return choose(((labels, store.mask(index)) for index, labels in found), store.classes)
 
 
 def splits_of_fold(study: Study, prepared: Prepared, fold: int | None) -> Splits:

@@ -18,8 +18,10 @@ from thrifty.inference import stride_of
 from thrifty.manifest import stored
 from thrifty.metrics import present_classes
 from thrifty.nets.build import NetworkSpec, build_network
-from thrifty.networks import Key, read_networks
+from thrifty.networks import Key, read_networks, trial_name
+from thrifty.postprocess import Postprocess
 from thrifty.results import Run, read_json
+from thrifty.start import FINETUNED
 
 if TYPE_CHECKING:
     from thrifty.data.prepare import Prepared
@@ -70,7 +72,7 @@ def summarise(
         },
         "networks": networks,
         "missing": list(missing),
-        "notes": [*notes(study, list(specs)), *class_notes(rows)],
+        "notes": [*notes(study, list(specs)), *class_notes(rows), *postprocess_notes(run, keys)],
         "searches": trial_results(run, "search"),
         "cost": ledger(run)["cost"],
     }
@@ -80,6 +82,8 @@ def notes(study: Study, names: Sequence[str]) -> list[str]:
     """What a reader has to know about the list of networks."""
     found = []
     for budget in sorted({*study.sizes, *(int(name.removeprefix("found_")) for name in names if name.startswith("found_"))}):
+        if FINETUNED in names and f"found_{budget}" not in names:
+            continue  # a run that fine-tunes a network needs no genotypes
         if budget not in study.sizes:
             found.append(
                 f"no budget is set for found_{budget}: {budget:,} parameters are the most that its width can have; the random "
@@ -101,6 +105,19 @@ def class_notes(rows: Sequence[Row]) -> list[str]:
     present = present_classes(rows)
     absent = dict.fromkeys(row["label"] for row in rows if row["class"] not in present)
     return [f"class {label} is in no test case; no mean counts it" for label in absent]
+
+
+def postprocess_notes(run: Run, keys: Sequence[Key]) -> list[str]:
+    """What is done after the networks, as each training decided on the selection cases; nothing is said where nothing is done."""
+    taken: dict[str, list[str]] = {}
+    for key in keys:
+        choice = read_json(run.retrain_trial(*key).result).get("postprocess")
+        if choice and (choice["fill_holes"] or choice["largest"]):
+            taken.setdefault(Postprocess.from_json(choice).name, []).append(trial_name(run, key))
+    return [
+        f"measured after post-processing ({name}), which was worth it on the selection cases: {', '.join(trainings)}"
+        for name, trainings in taken.items()
+    ]
 
 
 def describe(spec: NetworkSpec, patch: tuple[int, int]) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class Store:
     images: np.ndarray
     masks: np.ndarray
 
+    @property
+    def sliced(self) -> bool:
+        """Whether the cases are slices of volumes, which alone have both a volume and a spacing."""
+        return any(case.volume is not None and case.spacing_mm is not None for case in self.cases)
+
     def image(self, index: int) -> np.ndarray:
         """(channels, height, width), read-only, of the type the files have."""
         case, start = self.cases[index], self.places[index].image

@@ -1,0 +1,36 @@
+"""Trained-looking networks on disk, with random weights: as `thrifty retrain` leaves them, without any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from thrifty.data.normalise import Normalisation
+from thrifty.model import Model, save_model
+from thrifty.nets.build import build_network, genotype_spec
+from thrifty.results import Trial
+from thrifty.space.sample import random_genotype
+from thrifty.space.schema import load_space
+
+
+def small_model(folder: Path, seed: int = 0, channels: int = 1, classes: int = 3, **values: Any) -> Path:
+    """A network of about a thousand parameters whose random weights give every class some pixels of a random image."""
+    genotype = random_genotype(load_space("tiny"), 8, 2, channels, classes, np.random.default_rng(1))
+    spec = genotype_spec("small", genotype, None)
+    images = torch.randn(4, channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    for attempt in range(100):
+        torch.manual_seed(100 * seed + attempt)
+        network = build_network(spec)
+        for _ in range(20):  # moves the running statistics to where the images are
+            network(images)
+        with torch.no_grad():
+            pixels = network.eval()(images).argmax(dim=1).flatten().bincount(minlength=classes)
+        if pixels.min() > 100:
+            break
+    labels = ("background", *(f"organ {k}" for k in range(1, classes)))
+    normalisation = values.pop("normalisation", Normalisation("case"))
+    save_model(Trial(folder), Model(spec, normalisation, labels, (32, 32), **values), network.state_dict())
+    return folder
