@@ -90,6 +90,17 @@ def predict_logits(network: nn.Module, images: Tensor, settings: Evaluate) -> Te
     return call_padded(blended, images, stride)
 
 
+def labels_of(logits: Tensor, overlapping: bool = False) -> Tensor:
+    """What logits (B, classes, H, W) claim: (B, H, W) uint8 of class ids, or bit sets where classes overlap.
+
+    Of exclusive classes the most likely one; of overlapping ones each whose probability is above 1/2.
+    """
+    if not overlapping:
+        return logits.argmax(dim=1).to(torch.uint8)
+    bits = 1 << torch.arange(logits.shape[1], device=logits.device)
+    return ((logits > 0) * bits[:, None, None]).sum(dim=1).to(torch.uint8)
+
+
 def predict_cases(
     network: nn.Module,
     store: Store,
@@ -98,7 +109,7 @@ def predict_cases(
     settings: Evaluate,
     device: torch.device,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Predicted class ids of cases: pairs (index, (H, W) uint8).
+    """Predicted class ids of cases, or bit sets where classes overlap: pairs (index, (H, W) uint8).
 
     Cases of equal size go through the network together, `settings.batch` at a time; so they come grouped by size, in the
     order of `indices` within a size.
@@ -113,7 +124,7 @@ def predict_cases(
             images = np.stack([normalisation.apply(store.image(index)) for index in part])
             with evaluating(network):
                 logits = predict_logits(network, torch.from_numpy(images).to(device), settings)
-                labels = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+                labels = labels_of(logits, store.overlapping).cpu().numpy()
             yield from zip(part, labels, strict=True)
 
 
@@ -127,7 +138,8 @@ def mean_dice(
 ) -> float:
     """Mean over the cases of their mean foreground Dice, at full size. This is what validation and selection go by."""
     predictions = predict_cases(network, store, indices, normalisation, settings, device)
-    return float(np.mean([foreground_dice(labels, store.mask(index), store.classes) for index, labels in predictions]))
+    kind = (store.classes, None, store.overlapping)
+    return float(np.mean([foreground_dice(labels, store.mask(index), *kind) for index, labels in predictions]))
 
 
 def inherited_dice(

@@ -20,12 +20,18 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Model:
-    """What a network was trained for. `labels` are the names of the classes, `patch` its training patch (rows, columns)."""
+    """What a network was trained for. `labels` are the names of the classes, `patch` its training patch (rows, columns).
+
+    `labels[0]` is the background. Where classes are `overlapping` the network has an output for each of the others (sigmoid,
+    claimed above 1/2), otherwise one for each label (softmax). `region_values`: see `thrifty.data.labels.label_map`.
+    """
 
     network: NetworkSpec
     normalisation: Normalisation
     labels: tuple[str, ...]
     patch: tuple[int, int]
+    overlapping: bool = False
+    region_values: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -35,6 +41,8 @@ class Model:
             "normalisation": self.normalisation.as_json(),
             "labels": list(self.labels),
             "patch": list(self.patch),
+            "overlapping": self.overlapping,
+            "region_values": list(self.region_values),
         }
 
 
@@ -68,7 +76,9 @@ def load_model(trial: Trial, device: torch.device, allow_code: bool = False) -> 
         rows, columns = (int(size) for size in value["patch"])
         spec = NetworkSpec.from_json(value["network"], allow_code)
         normalisation = Normalisation.from_json(value["normalisation"])
-        model = Model(spec, normalisation, tuple(str(label) for label in value["labels"]), (rows, columns))
+        labels = tuple(str(label) for label in value["labels"])
+        overlap = bool(value.get("overlapping", False)), tuple(int(v) for v in value.get("region_values", ()))
+        model = Model(spec, normalisation, labels, (rows, columns), *overlap)
         network = build_network(spec)
     except (KeyError, TypeError, ValueError) as error:
         raise ThriftyError(f"{trial.model} is incomplete or malformed: {one_line(repr(error))}") from None

@@ -70,8 +70,10 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
     network = build_network(spec).to(device)
     trainee = make_trainee(network, study, prepared, splits, arguments["seed"], device)
     record = run_epochs(trainee, study.retrain.epochs, trial, report)
-    patch = study.data.patch_size
-    save_model(trial, Model(spec, trainee.normalisation, prepared.store.labels, patch), trainee.best_weights)
+    store = prepared.store
+    overlap = store.overlapping, store.region_values
+    model = Model(spec, trainee.normalisation, store.labels, study.data.patch_size, *overlap)
+    save_model(trial, model, trainee.best_weights)
     result = {
         "schema": SCHEMA,
         "trial": trial_name(run, key),
