@@ -17,9 +17,10 @@ from tests.small_study import BUDGET, run_here, small_run, small_study
 from thrifty import evaluate, preflight, report, retrain, trials
 from thrifty.config import Study
 from thrifty.data.labels import IGNORED
+from thrifty.data.normalise import Normalisation
 from thrifty.data.prepare import open_prepared
 from thrifty.errors import ThriftyError
-from thrifty.inference import labels_of, predict_cases
+from thrifty.inference import labels_of, mean_dice, predict_cases
 from thrifty.losses import loss_for
 from thrifty.model import Model, load_model, save_model
 from thrifty.nets.build import build_network
@@ -123,6 +124,37 @@ def test_masks_outside_of_the_region_of_interest_reach_no_stage(run: Run, tmp_pa
     assert twin.places == store.places
 
 
+class Claims(torch.nn.Module):
+    """The same random logits for every image; those of the last four columns, which are outside, come from another seed."""
+
+    stride = 1
+
+    def __init__(self, outside: int) -> None:
+        super().__init__()
+        parts = [torch.Generator().manual_seed(seed) for seed in (1, outside)]
+        inside, beyond = (torch.randn(1, 2, SIZE, SIZE, generator=part) for part in parts)
+        self.logits = torch.cat([inside[..., : SIZE - 4], beyond[..., SIZE - 4 :]], dim=-1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(images), -1, -1, -1)
+
+
+def test_claims_outside_of_the_region_of_interest_change_no_dice(run: Run) -> None:
+    """What validation, selection and the end of a search go by."""
+    store, settings, same = open_prepared(run).store, study_of(run.root).evaluate, Normalisation("case")
+    arguments = (store, range(len(store.cases)), same, settings, torch.device("cpu"))
+    first, second = (mean_dice(Claims(seed), *arguments) for seed in (2, 3))
+    assert first == second and 0 < first < 1
+    expected = []
+    claimed = (Claims(2).logits[0, :, :, : SIZE - 4] > 0).numpy()
+    for index in range(len(store.cases)):
+        for k in (0, 1):
+            truth = store.mask(index)[:, : SIZE - 4] // (k + 1) % 2
+            total = truth.sum() + claimed[k].sum()
+            expected.append(2 * (truth * claimed[k]).sum() / total)
+    assert first == pytest.approx(np.mean(expected))
+
+
 def test_labels_of_logits() -> None:
     logits = torch.tensor([[-1.0, 2.0], [3.0, -0.5], [0.1, 4.0]]).T.reshape(1, 2, 3, 1)
     assert labels_of(logits, overlapping=True).flatten().tolist() == [2, 1, 3]
@@ -181,7 +213,7 @@ def test_a_run_folder_of_an_older_version_goes_on(run: Run, tmp_path: Path) -> N
         del values["data"][key]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     assert read_run(tmp_path)[0] == study and open_run(tmp_path, study).root == tmp_path
-    with pytest.raises(ThriftyError, match="loss.name was 'dice_ce', now 'ce'"):
+    with pytest.raises(ThriftyError, match=r"loss\.name was 'dice_ce', now 'ce'"):
         open_run(tmp_path, study_of(run.root, loss={"name": "ce"}))
 
 

@@ -297,3 +297,23 @@ def test_field_of_view_of_drive(build, real_data) -> None:
         assert lost <= 0.01 * plain.places[index].class_pixels[1]
     vessels = sum(p.class_pixels[1] for p in store.places) / sum(map(store.counted_pixels, range(len(store.cases))))
     assert 0.10 < vessels < 0.15
+
+
+def test_slices_of_volumes_with_regions_and_ignored_pixels(build, write_nnunet) -> None:
+    """NIfTI of floats: values become bit sets slice by slice; the slice that nobody has marked is left out."""
+    import nibabel
+
+    def save(values: np.ndarray, path: Path) -> None:
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.diag([0.5, 2.0, 3.0, 1.0])), path)
+
+    volume = np.stack([HAND_MADE, np.full((4, 4), 9), np.zeros((4, 4)), HAND_MADE.T], axis=2)
+    names = [f"v{k}" for k in range(4)]
+    folder = write_nnunet({n: [np.ones(volume.shape)] for n in names}, dict.fromkeys(names, volume), BRATS, ".nii.gz", save)
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"regions_class_order": [1, 2, 3]}))
+    store = build(folder)
+    assert [case.name for case in store.cases[:3]] == ["v0_z000", "v0_z002", "v0_z003"] and store.uncounted == 4
+    flat = [[0, 1, 3, 7], [7, 3, 1, 0], [IGNORED, IGNORED, 0, 0], [IGNORED, 1, 1, 0]]
+    np.testing.assert_array_equal(store.mask(0), flat)
+    np.testing.assert_array_equal(store.mask(2), np.transpose(flat))
+    assert store.cases[0].spacing_mm == (0.5, 2.0) and store.places[1].class_pixels == (16, 0, 0, 0)
