@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from thrifty.config import Loss
+from thrifty.config import Data, Loss
+from thrifty.data.batches import Batches
 from thrifty.data.labels import IGNORED
+from thrifty.data.normalise import Normalisation
+from thrifty.data.store import build_store
 from thrifty.errors import ThriftyError
 from thrifty.losses import class_weights, dice_ce, make_loss
 
@@ -185,3 +188,25 @@ def test_a_list_of_weights_needs_one_for_each_output() -> None:
         class_weights(Loss(class_weights=(1, 2)), store_of([(1, 1, 1)]), [0])
     with pytest.raises(ThriftyError, match="has 3 numbers, the data needs 2: one for each of a, b"):
         class_weights(Loss(class_weights=(1, 2, 3)), store_of([(1, 1, 1)], True), [0])
+
+
+def test_a_batch_of_normal_cases_of_busi(real_data: Any, tmp_path: Any) -> None:
+    """Ultrasound without a lesion: every loss is finite and steps towards claiming less, on real images and masks."""
+    store = build_store(Data(source=str(real_data("BUSI")), max_cases=60), tmp_path / "data")
+    normal = tuple(index for index in range(len(store.cases)) if not store.present(index))
+    assert 3 <= len(normal) <= 20
+    stream = Batches(store, normal, Normalisation("case"), Data(patch=64), 4, 0, torch.device("cpu"))
+    images, masks = stream.draw(0, 0)
+    assert not masks.any()
+    for name in NAMES:
+        torch.manual_seed(0)
+        network = torch.nn.Conv2d(1, 2, 3, padding=1)
+        loss = loss_of(name)
+        before = loss(network(images), masks)
+        before.backward()
+        claimed = network(images).softmax(1)[:, 1].mean()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 1e-4
+                parameter -= 0.1 * parameter.grad
+            assert before.isfinite() and network(images).softmax(1)[:, 1].mean() < claimed

@@ -162,11 +162,11 @@ def test_a_folder_of_masks_for_each_class(build, class_folders) -> None:
 
 def test_class_folders_that_are_not_whole(refused, class_folders) -> None:
     (class_folders / "masks" / "cup" / "c2.png").unlink()
-    refused(class_folders, "images without mask: c2")
+    refused(class_folders, "masks/cup: images without mask: c2")
     save_all(class_folders / "masks" / "third", {f"c{k}": np.full((6, 6), k, np.uint8) for k in range(4)})
     Image.fromarray(np.zeros((6, 6), np.uint8)).save(class_folders / "masks" / "cup" / "c2.png")
     Image.fromarray(np.arange(36, dtype=np.uint8).reshape(6, 6)).save(class_folders / "masks" / "third" / "c2.png")
-    refused(class_folders, "more than 0 and one other value: c2 (mask 3)")
+    refused(class_folders, "more than 0 and one other value: c2 (third)")
     Image.fromarray(np.zeros((6, 6), np.uint8)).save(class_folders / "masks" / "c0.png")
     refused(class_folders, "holds folders (cup, disc, third) and files (c0.png)")
 

@@ -5,7 +5,7 @@ Each function gives an entry whose `decode` does more than that of the entry it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -71,20 +71,22 @@ def of_folders(
     """
     first = entry(name, group, images, masks[0], slice_axis)
     others = [partial(decode_pair, name, group, (masks[0],), mask, slice_axis) for mask in masks[1:]]
-    return replace(first, decode=partial(_joined, first.decode, others, ignore))
+    labels = [mask.parent.name for mask in masks]
+
+    def decode() -> list[Sample]:
+        by_class = [first.decode(), *(other() for other in others)]
+        return [_joined(samples, labels, ignore) for samples in zip(*by_class, strict=True)]
+
+    return replace(first, decode=decode)
 
 
-def _joined(first: Callable[[], list[Sample]], others: Sequence[Callable[[], list[Sample]]], ignore: int | None) -> list[Sample]:
-    return [_one(samples, ignore) for samples in zip(first(), *(decode() for decode in others), strict=True)]
-
-
-def _one(samples: tuple[Sample, ...], ignore: int | None) -> Sample:
+def _joined(samples: tuple[Sample, ...], labels: Sequence[str], ignore: int | None) -> Sample:
     """The masks of one case, class by class, as one sample; a pixel that one of them ignores is ignored."""
     masks = [sample.mask for sample in samples]
     ignored = np.any([mask == ignore for mask in masks], axis=0) if ignore is not None else None
-    for k, mask in enumerate(masks, start=1):
+    for label, mask in zip(labels, masks, strict=True):
         values = set(np.unique(mask).tolist()) - {0, ignore}
         if len(values) > 1:
-            raise Unreadable(TWO_VALUES, f"{samples[0].case.name} (mask {k})")
+            raise Unreadable(TWO_VALUES, f"{samples[0].case.name} ({label})")
     held = [(mask != 0) if ignored is None else (mask != 0) & ~ignored for mask in masks]
     return replace(samples[0], mask=bits_of_masks(held), ignored=ignored)

@@ -92,8 +92,8 @@ def _class_folders(folder: Path, data: Data, images: dict[str, Path], classes: S
             "each case, or one folder for each class with a file for each case"
         )
     masks = {name: _by_stem(folder / "masks" / name, problems) for name in classes}
-    for found in masks.values():
-        _check_pairs(images, found, problems, folder)
+    for label, found in masks.items():
+        _check_pairs(images, found, problems, folder / "masks" / label)
     groups = read_groups(folder / "groups.csv", sorted(images))
     entries = []
     for name in sorted(images):
