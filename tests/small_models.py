@@ -30,7 +30,7 @@ def small_model(folder: Path, seed: int = 0, channels: int = 1, classes: int = 3
             pixels = network.eval()(images).argmax(dim=1).flatten().bincount(minlength=classes)
         if pixels.min() > 100:
             break
-    labels = ("background", *(f"organ {k}" for k in range(1, classes)))
+    labels = ("background", *(f"organ {k}" for k in range(1, classes + values.get("overlapping", False))))
     normalisation = values.pop("normalisation", Normalisation("case"))
     save_model(Trial(folder), Model(spec, normalisation, labels, (32, 32), **values), network.state_dict())
     return folder

@@ -37,6 +37,7 @@ class Cases:
     """As much of a store as a prediction needs: images of given sizes."""
 
     classes = 3
+    overlapping = False
 
     def __init__(self, sizes: list[tuple[int, int]]) -> None:
         rng = np.random.default_rng(0)

@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
+from thrifty.data.labels import IGNORED
 from thrifty.metrics import case_metrics, dice_of, foreground_dice, iou_of, pixel_counts, present_classes
 
 
@@ -97,6 +98,49 @@ def test_a_class_that_no_case_holds_is_not_counted() -> None:
     truth = np.array([[0, 1]])
     assert foreground_dice(np.zeros_like(truth), truth, 4) == pytest.approx(2 / 3)
     assert foreground_dice(np.zeros_like(truth), truth, 4, {1}) == 0.0
+
+
+FOUND = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 0, 0], [3, 1, 1, 2]], np.uint8)
+TRUTH = np.array([[0, 1, 1, 3], [3, 3, 1, 0], [IGNORED, IGNORED, 0, 0], [IGNORED, 1, 0, 2]], np.uint8)
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_counts_of_a_hand_made_case_with_ignored_pixels(overlapping: bool) -> None:
+    """As class ids 1, 2, 3, and as bit sets, where 3 is both of two classes."""
+    counts = pixel_counts(FOUND, TRUTH, 2 if overlapping else 4, overlapping)
+    if overlapping:
+        np.testing.assert_array_equal(counts, [[5, 4, 4], [7, 6, 5], [4, 5, 4]])
+    else:
+        np.testing.assert_array_equal(counts, [[5, 4, 4], [4, 4, 3], [1, 3, 1], [3, 2, 2]])
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_predicted_on_ignored_pixels_changes_nothing(overlapping: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, found = (blobs(seed + k) for k in (0, 200))
+    away = rng.random(truth.shape) < 0.3
+    holed = np.where(away, IGNORED, truth).astype(np.uint8)
+    other = np.where(away, rng.integers(0, 3, truth.shape), found).astype(np.uint8)
+    settings = (2 if overlapping else 3, (0.5, 2.0), overlapping)
+    rows = case_metrics(found, holed, *settings)
+    assert rows == case_metrics(other, holed, *settings) and len(rows) == 2
+    assert rows != case_metrics(found, truth, *settings)
+    dice = foreground_dice(found, holed, settings[0], None, overlapping)
+    assert dice == foreground_dice(other, holed, settings[0], None, overlapping) == pytest.approx(np.mean([r.dice for r in rows]))
+    for row in rows:  # the pixels that count, as numbers and as places
+        there, claimed = ((mask >> row.index - 1 & 1 == 1) if overlapping else mask == row.index for mask in (truth, found))
+        assert row.truth_pixels == there[~away].sum() and row.shared_pixels == (there & claimed)[~away].sum()
+        assert row.hd95 == pytest.approx(hd95_by_trees(there & ~away, claimed & ~away, (0.5, 2.0)), rel=1e-5)
+
+
+def test_overlapping_classes_are_binary_problems(seed: int = 3) -> None:
+    """Each class of bit sets is measured as if it were alone."""
+    truth, found = (np.random.default_rng(k).integers(0, 8, (9, 11)).astype(np.uint8) for k in (seed, seed + 1))
+    rows = case_metrics(found, truth, 3, None, True)
+    for row in rows:
+        (alone,) = case_metrics(found // 2 ** (row.index - 1) % 2, truth // 2 ** (row.index - 1) % 2, 2)
+        assert (row.dice, row.iou, row.hd95) == (alone.dice, alone.iou, alone.hd95)
 
 
 def test_counts_add_up_over_slices() -> None:

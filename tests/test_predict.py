@@ -305,3 +305,22 @@ def test_prediction_by_a_sliding_window_needs_nothing_of_the_search(of_pictures:
     ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=environment)
     assert ran.stdout.splitlines()[-1:] == ["[]"], ran.stderr
     assert (tmp_path / "o.png").is_file() and isinstance(load(of_pictures), Predictor)
+
+
+def test_overlapping_classes_become_a_label_map_by_their_rule_or_bit_sets(tmp_path: Path) -> None:
+    """Each class by its own sigmoid; the class that comes later in the rule lies over those before it (nnU-Net's regions)."""
+    image = np.random.default_rng(0).normal(size=(24, 32)).astype(np.float32)
+    regions = load(small_model(tmp_path / "regions", classes=2, overlapping=True, region_values=(3, 1)))
+    sets = load(small_model(tmp_path / "sets", classes=2, overlapping=True))
+    network, model = load_model(Trial(tmp_path / "regions"), torch.device("cpu"))
+    with torch.no_grad():
+        outer, inner = network(torch.from_numpy(model.normalisation.apply(image[None]))[None])[0].numpy()
+    assert all(claimed.any() for claimed in (outer > 0, inner > 0, (outer > 0) & (inner > 0), (outer <= 0) & (inner <= 0)))
+    np.testing.assert_array_equal(regions(image), np.where(inner > 0, 1, np.where(outer > 0, 3, 0)))
+    np.testing.assert_array_equal(sets(image), (outer > 0) + 2 * (inner > 0))
+    expected = 1 / (1 + np.exp(-np.stack([outer, inner])))
+    np.testing.assert_allclose(regions.probabilities(image), expected, atol=1e-5)
+    unsure = np.mean([stats.entropy(np.stack([p, 1 - p]), base=2, axis=0) for p in expected], axis=0)
+    np.testing.assert_allclose(regions.uncertainty(image), unsure, atol=1e-4)
+    assert (regions.largest_label, sets.largest_label) == (3, 3)
+    np.testing.assert_array_equal(regions(image, flips=True).shape, image.shape)

@@ -60,6 +60,11 @@ Patch = Annotated[
     PositiveInt | tuple[PositiveInt, PositiveInt], say("give one number of pixels, at least 1, or two as [rows, columns]")
 ]
 
+ClassWeights = Annotated[
+    Literal["balanced"] | Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)],
+    say("give 'balanced', or a list of numbers above 0, one for each output of the network, as in [1, 4]"),
+]
+
 
 class Section(BaseModel):
     """A part of a study: unknown keys are errors, values never change after reading."""
@@ -112,6 +117,9 @@ class Data(Section):
     foreground: Share = 0.33  # share of the patches centred on a foreground pixel
     slice_axis: Literal[0, 1, 2] = 2  # NIfTI volumes become slices across this axis
     normalisation: Literal["dataset", "case"] = "dataset"  # z-score by training cases, or by each case itself
+    foreground_of: Literal["case", "set"] = "case"  # such a patch shows a class of its case, or any class, maybe of another case
+    ignore: Annotated[int, Field(ge=1, le=65535, strict=True)] | None = None  # value in masks/ of pixels that count nowhere
+    rois: str | None = None  # folder of regions of interest beside the images; None: rois/, if there is one
     splits: str | None = None  # the user's own splits.json
     fractions: Fractions = Fractions()
     split_seed: Seed = 0
@@ -122,6 +130,16 @@ class Data(Section):
     @property
     def patch_size(self) -> tuple[int, int]:
         return (self.patch, self.patch) if isinstance(self.patch, int) else self.patch
+
+
+class Loss(Section):
+    """The loss of searches, short trainings and retrainings. See docs/labels.md for the formulas."""
+
+    name: Literal["dice_ce", "dice", "ce", "focal", "dice_focal", "tversky"] = "dice_ce"
+    class_weights: ClassWeights | None = None  # one for each output of the network, or 'balanced' by the training pixels
+    gamma: Annotated[float, Field(ge=0)] = 2.0  # focal and dice_focal: how much less easy pixels count
+    alpha: Annotated[float, Field(gt=0)] = 0.3  # tversky: weight of false positives
+    beta: Annotated[float, Field(gt=0)] = 0.7  # tversky: weight of false negatives
 
 
 class Optimiser(Section):
@@ -264,6 +282,7 @@ class Study(Section):
     seeds: Seeds = 3  # of the searches: a number of them, or a list
     allow_code: bool = False  # ops given as module:Class run code of the user's own
     data: Data = Data()
+    loss: Loss = Loss()
     search: Search = Field(Search(), validate_default=True)
     select: Select = Select()
     retrain: Retrain = Field(Retrain(), validate_default=True)

@@ -122,7 +122,7 @@ def case_rows(key: Key, prepared: Prepared, index: int, labels: np.ndarray) -> l
     store = prepared.store
     case = store.cases[index]
     rows = []
-    for found in case_metrics(labels, store.mask(index), store.classes, case.spacing_mm):
+    for found in case_metrics(labels, store.mask(index), store.classes, case.spacing_mm, store.overlapping):
         rows.append(
             {
                 **dict(zip(RUN_COLUMNS, key, strict=True)),
@@ -185,7 +185,7 @@ def example_cases(rows: Sequence[Row]) -> list[tuple[str, str, float]]:
 
 
 def write_examples(study: Study, run: Run, prepared: Prepared, keys: Sequence[Key], rows: Sequence[Row]) -> None:
-    """Label maps (PNG, uint8 class ids) of the worst, median and best test case by the found network, for every network.
+    """Label maps (PNG, see `thrifty.data.labels`) of worst, median and best test case by the found network, for every network.
 
     The found network's first run chooses the cases, each network's first run predicts them. A picture stays only where
     examples.json says that it is of the same run and weights; others are drawn anew, and what is not listed is removed.
@@ -230,7 +230,7 @@ def _draw_examples(study: Study, run: Run, prepared: Prepared, key: Key, cases: 
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:
-    """A PNG of (H, W) uint8 class ids, whole or absent."""
+    """A PNG of (H, W) uint8, whole or absent."""
     from skimage.io import imsave
 
     part = path.with_name(f".{path.stem}.part.png")

@@ -28,19 +28,27 @@ SHARPNESS = 8  # a window's weights fall off with a standard deviation of its si
 LEAST_WEIGHT = 1e-3  # at the corners of a window, so that nothing is divided by almost zero
 
 
-def probabilities_of(logits: Tensor) -> Tensor:
-    """Probabilities (B, classes, H, W) of logits (B, classes, H, W): the softmax, since classes exclude each other."""
-    return logits.softmax(dim=1)
+def probabilities_of(logits: Tensor, overlapping: bool = False) -> Tensor:
+    """Probabilities (B, classes, H, W) of logits (B, classes, H, W): the softmax, or each one's sigmoid where classes overlap."""
+    return logits.sigmoid() if overlapping else logits.softmax(dim=1)
 
 
-def logits_of(probabilities: Tensor) -> Tensor:
+def logits_of(probabilities: Tensor, overlapping: bool = False) -> Tensor:
     """Logits whose `probabilities_of` are these (B, classes, H, W)."""
+    if overlapping:
+        return torch.logit(probabilities)
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
-def labels_of(logits: Tensor) -> Tensor:
-    """Class ids (B, H, W) uint8 of logits (B, classes, H, W): the class with the largest one."""
-    return logits.argmax(dim=1).to(torch.uint8)
+def labels_of(logits: Tensor, overlapping: bool = False) -> Tensor:
+    """What logits (B, classes, H, W) claim: (B, H, W) uint8 of class ids, or bit sets where classes overlap.
+
+    Of exclusive classes the most likely one; of overlapping ones each whose probability is above 1/2.
+    """
+    if not overlapping:
+        return logits.argmax(dim=1).to(torch.uint8)
+    bits = 1 << torch.arange(logits.shape[1], device=logits.device)
+    return ((logits > 0) * bits[:, None, None]).sum(dim=1).to(torch.uint8)
 
 
 @contextlib.contextmanager
@@ -149,9 +157,9 @@ def _gaussian(window: Sequence[int]) -> Tensor:
     return torch.outer(*lines).clamp_min(LEAST_WEIGHT)
 
 
-def predict_flipped(network: nn.Module, images: Tensor, settings: Evaluate) -> Tensor:
+def predict_flipped(network: nn.Module, images: Tensor, settings: Evaluate, overlapping: bool = False) -> Tensor:
     """Probabilities (B, classes, H, W): the mean over an image and its three mirror images, each turned back."""
-    views = [probabilities_of(predict_logits(network, images.flip(axes), settings)).flip(axes) for axes in FLIPS]
+    views = [probabilities_of(predict_logits(network, images.flip(axes), settings), overlapping).flip(axes) for axes in FLIPS]
     return torch.stack(views).mean(dim=0)
 
 
@@ -163,7 +171,7 @@ def predict_cases(
     settings: Evaluate,
     device: torch.device,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Predicted class ids of cases: pairs (index, (H, W) uint8).
+    """Predicted class ids of cases, or bit sets where classes overlap: pairs (index, (H, W) uint8).
 
     Cases of equal size go through the network together, `settings.batch` at a time; so they come grouped by size, in the
     order of `indices` within a size.
@@ -178,7 +186,7 @@ def predict_cases(
             images = np.stack([normalisation.apply(store.image(index)) for index in part])
             with evaluating(network):
                 logits = predict_logits(network, torch.from_numpy(images).to(device), settings)
-                labels = labels_of(logits).cpu().numpy()
+                labels = labels_of(logits, store.overlapping).cpu().numpy()
             yield from zip(part, labels, strict=True)
 
 
@@ -192,7 +200,8 @@ def mean_dice(
 ) -> float:
     """Mean over the cases of their mean foreground Dice, at full size. This is what validation and selection go by."""
     predictions = predict_cases(network, store, indices, normalisation, settings, device)
-    return float(np.mean([foreground_dice(labels, store.mask(index), store.classes) for index, labels in predictions]))
+    kind = (store.classes, None, store.overlapping)
+    return float(np.mean([foreground_dice(labels, store.mask(index), *kind) for index, labels in predictions]))
 
 
 def inherited_dice(

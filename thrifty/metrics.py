@@ -5,6 +5,8 @@ The policy for empty masks, for each case and class:
 - both truth and prediction are empty: nothing was there and nothing was claimed, Dice = IoU = 1 and HD95 = 0;
 - exactly one of them is empty: Dice = IoU = 0, and HD95 is the diagonal of the image, which no distance inside it exceeds.
 
+Pixels that the truth ignores count nowhere, whatever is predicted there: for HD95 they belong to neither mask.
+
 So every case and class has a finite value. A class that no test case holds says little about a network (its value is 1 where
 nothing is claimed), so means over classes leave it out (`present_classes`). Dice and IoU come from pixel counts, so that they
 add up over the slices of a volume; HD95 is the larger of the two directed 95th percentiles of the distances between the edges
@@ -20,6 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from thrifty.data import labels
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,38 @@ def iou_of(truth: int, predicted: int, shared: int) -> float:
     return shared / union if union else 1.0
 
 
-def pixel_counts(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels of each class in the truth, in the prediction and in both: (classes, 3) int64, from two (H, W) of class ids."""
-    table = np.bincount(truth.ravel().astype(np.int64) * classes + prediction.ravel(), minlength=classes**2)
+def pixel_counts(prediction: np.ndarray, truth: np.ndarray, classes: int, overlapping: bool = False) -> np.ndarray:
+    """Pixels of each class in the truth, in the prediction and in both, ignored ones left out.
+
+    Args:
+        prediction, truth: (H, W) class ids, or bit sets where classes are overlapping (`thrifty.data.labels`).
+        classes: outputs of a network: with the background, or without it where classes are overlapping.
+
+    Returns:
+        (classes, 3) int64, or (classes + 1, 3) where they are overlapping: row k is class k, row 0 the background (no class).
+    """
+    kept = labels.counted(truth)
+    prediction, truth = prediction[kept], truth[kept]
+    if overlapping:
+        pairs = [(prediction == 0, truth == 0)]
+        pairs += [(labels.pixels_of(prediction, k, True), labels.pixels_of(truth, k, True)) for k in range(1, classes + 1)]
+        return np.array([[there.sum(), found.sum(), (there & found).sum()] for found, there in pairs], np.int64)
+    table = np.bincount(truth.astype(np.int64) * classes + prediction, minlength=classes**2)
     table = table.reshape(classes, classes)
     return np.stack([table.sum(axis=1), table.sum(axis=0), np.diagonal(table)], axis=1)
 
 
-def foreground_dice(prediction: np.ndarray, truth: np.ndarray, classes: int, counted: Collection[int] | None = None) -> float:
-    """Mean Dice of one case over the classes `counted` (None: 1 .. classes - 1), empty masks as in the policy of this module."""
-    counts = pixel_counts(prediction, truth, classes)
-    return float(np.mean([dice_of(*map(int, counts[index])) for index in counted or range(1, classes)]))
+def foreground_dice(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    classes: int,
+    counted: Collection[int] | None = None,
+    overlapping: bool = False,
+) -> float:
+    """Mean Dice of one case over the classes `counted` (None: all but the background), empty masks as in the policy above."""
+    counts = pixel_counts(prediction, truth, classes, overlapping)
+    chosen = counted or labels.foreground(classes, overlapping)
+    return float(np.mean([dice_of(*map(int, counts[index])) for index in chosen]))
 
 
 def present_classes(rows: Iterable[Mapping[str, Any]]) -> frozenset[int]:
@@ -92,19 +117,24 @@ def hd95_of(prediction: np.ndarray, truth: np.ndarray, spacing_mm: tuple[float, 
 
 
 def case_metrics(
-    prediction: np.ndarray, truth: np.ndarray, classes: int, spacing_mm: tuple[float, float] | None = None
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    classes: int,
+    spacing_mm: tuple[float, float] | None = None,
+    overlapping: bool = False,
 ) -> tuple[ClassMetrics, ...]:
     """Dice, IoU and HD95 of every foreground class of one case.
 
     Args:
-        prediction, truth: (H, W) class ids, 0 being the background.
-        classes: how many classes there are, with the background.
+        prediction, truth, classes, overlapping: as for `pixel_counts`.
         spacing_mm: size of a pixel (rows, columns), or None where unknown: then HD95 is in pixels.
     """
     unit = "px" if spacing_mm is None else "mm"
     result = []
-    for index, row in enumerate(pixel_counts(prediction, truth, classes)[1:], start=1):
+    kept = labels.counted(truth)
+    for index, row in enumerate(pixel_counts(prediction, truth, classes, overlapping)[1:], start=1):
         counts = tuple(map(int, row))
-        distance = hd95_of(prediction == index, truth == index, spacing_mm)
+        found, there = (labels.pixels_of(mask, index, overlapping) & kept for mask in (prediction, truth))
+        distance = hd95_of(found, there, spacing_mm)
         result.append(ClassMetrics(index, dice_of(*counts), iou_of(*counts), distance, unit, *counts))
     return tuple(result)

@@ -26,6 +26,8 @@ class Model:
 
     `slice_axis`: the axis (of a volume turned closest to RAS) across which volumes became its training images; None where it
     was trained on pictures. `window` (pixels) and `overlap` are those of the sliding window that it was evaluated with.
+    `labels[0]` is the background. Where classes are `overlapping` the network has an output for each of the others (sigmoid,
+    claimed above 1/2), otherwise one for each label (softmax). `region_values`: see `thrifty.data.labels.label_map`.
     """
 
     network: NetworkSpec
@@ -36,6 +38,8 @@ class Model:
     window: int = Evaluate().window
     overlap: float = Evaluate().overlap
     postprocess: Postprocess = field(default_factory=Postprocess)
+    overlapping: bool = False
+    region_values: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +53,8 @@ class Model:
             "window": self.window,
             "overlap": self.overlap,
             "postprocess": self.postprocess.as_json(),
+            "overlapping": self.overlapping,
+            "region_values": list(self.region_values),
         }
 
 
@@ -110,4 +116,6 @@ def _model(value: dict[str, Any], allow_code: bool) -> Model:
         window=settings.window,
         overlap=settings.overlap,
         postprocess=Postprocess.from_json(value["postprocess"]) if "postprocess" in value else Postprocess(),
+        overlapping=bool(value.get("overlapping", False)),
+        region_values=tuple(int(v) for v in value.get("region_values", ())),
     )

@@ -84,6 +84,8 @@ def predict_files(
     if slice_axis not in (None, 0, 1, 2):
         raise ThriftyError(f"slice_axis is {slice_axis}; allowed are 0, 1 and 2")
     predictor = load(model, device, allow_code)
+    if predictor.model.overlapping and format == "seg":
+        format = "png"  # a DICOM-SEG here has one segment for each pixel
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     wanted = Wanted(flips, probabilities, uncertainty, visible, format, slice_axis)
     return _predict(predictor, [Path(p).expanduser() for p in paths], Path(output).expanduser(), wanted, overwrite)
@@ -129,7 +131,8 @@ def predict_item(predictor: Predictor, item: Item, target: Path, wanted: Wanted)
             if values is not None:
                 write_map(stem, kind, scan, values)
         hashes = predictor.members[0].weights_sha256
-        write_label_map(target, scan, maps.labels, predictor.classes, wanted.visible, hashes)
+        largest = predictor.largest_label if wanted.visible else None
+        write_label_map(target, scan, maps.labels, predictor.classes, largest, hashes)
 
 
 def _stem(target: Path) -> Path:

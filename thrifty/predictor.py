@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.config import Evaluate
+from thrifty.data.labels import label_map
 from thrifty.errors import ThriftyError
 from thrifty.inference import evaluating, labels_of, logits_of, predict_flipped, predict_logits, probabilities_of
 from thrifty.model import Model, load_model, weights_hash
@@ -25,8 +26,11 @@ BATCH = 8  # slices that go through a network together
 class Maps:
     """What is predicted of a stack of slices: `labels` (N, H, W) uint8 class ids and, where asked for, float32 maps.
 
+    Where classes overlap `labels` is a label map by the region rule of the data set the network was trained on, or, where that
+    gives none, holds bit sets (`thrifty.data.labels`).
+
     `probabilities` (N, classes, H, W) are those before post-processing, `uncertainty` (N, H, W) is 0 where a network is sure and
-    1 where all classes are equally likely.
+    1 where all classes are equally likely (each is 1/2 where they overlap).
     """
 
     labels: np.ndarray
@@ -66,12 +70,19 @@ class Predictor:
         """The names of the classes; the place is the id, 0 being the background."""
         return self.model.labels
 
+    @property
+    def largest_label(self) -> int:
+        """The largest value that labels may have."""
+        if not self.model.overlapping:
+            return len(self.classes) - 1
+        return max(self.model.region_values, default=2 ** (len(self.classes) - 1) - 1)
+
     def __repr__(self) -> str:
         networks = f"{len(self.members)} networks" if len(self.members) > 1 else "1 network"
         return f"Predictor({networks} '{self.model.network.name}', {self.channels} channels, classes {list(self.classes)})"
 
     def __call__(self, image: np.ndarray, flips: bool = False) -> np.ndarray:
-        """Class ids (H, W) or (D, H, W), uint8.
+        """Class ids (H, W) or (D, H, W), uint8; where classes overlap what `Maps` says.
 
         Args:
             image: as the class says; any size, any plain type of numbers.
@@ -106,22 +117,29 @@ class Predictor:
         labels, means, unsure = [], [], []  # of a volume only what is wanted is kept: probabilities are large
         for start in range(0, len(slices), BATCH):
             for found, mean in self._batch(slices[start : start + BATCH], flips):
-                labels.append(self.postprocess.apply(found))
+                labels.append(self._finished(found))
                 if probabilities:
                     means.append(mean)
                 if uncertainty:
-                    unsure.append(entropy(mean))
+                    unsure.append(entropy(mean, self.model.overlapping))
         return Maps(np.stack(labels), np.stack(means) if probabilities else None, np.stack(unsure) if uncertainty else None)
+
+    def _finished(self, labels: np.ndarray) -> np.ndarray:
+        values = self.model.region_values
+        if not self.model.overlapping:
+            return self.postprocess.apply(labels)
+        return label_map(labels, values) if values else labels
 
     def _batch(self, slices: np.ndarray, flips: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(labels (H, W), probabilities (classes, H, W)) of each slice."""
+        overlapping = self.model.overlapping
         if len(self.members) == 1 and not flips:
             logits = self._logits(self.members[0], slices)
-            means = probabilities_of(logits)
+            means = probabilities_of(logits, overlapping)
         else:
             means = torch.stack([self._probabilities(member, slices, flips) for member in self.members]).mean(dim=0)
-            logits = logits_of(means)
-        yield from zip(labels_of(logits).cpu().numpy(), means.cpu().numpy(), strict=True)
+            logits = logits_of(means, overlapping)
+        yield from zip(labels_of(logits, overlapping).cpu().numpy(), means.cpu().numpy(), strict=True)
 
     def _logits(self, member: Member, slices: np.ndarray) -> Tensor:
         with evaluating(member.network):
@@ -129,9 +147,10 @@ class Predictor:
 
     def _probabilities(self, member: Member, slices: np.ndarray, flips: bool) -> Tensor:
         if not flips:
-            return probabilities_of(self._logits(member, slices))
+            return probabilities_of(self._logits(member, slices), self.model.overlapping)
         with evaluating(member.network):
-            return predict_flipped(member.network, self._normalised(member, slices), self.settings)
+            images = self._normalised(member, slices)
+            return predict_flipped(member.network, images, self.settings, self.model.overlapping)
 
     def _normalised(self, member: Member, slices: np.ndarray) -> Tensor:
         images = np.stack([member.model.normalisation.apply(image) for image in slices])
@@ -162,12 +181,14 @@ class Predictor:
         return maps if is_stack else maps[0]
 
 
-def entropy(probabilities: np.ndarray) -> np.ndarray:
+def entropy(probabilities: np.ndarray, overlapping: bool = False) -> np.ndarray:
     """Predictive entropy (H, W) float32 of mean probabilities (classes, H, W), divided by that of equal chances: 0 to 1.
 
     -sum p log p / log(classes), p being the mean over the members of an ensemble (Lakshminarayanan 2017, section 2.4; Gal
-    2016, section 3.3.1).
+    2016, section 3.3.1). Where classes overlap: the mean of that of each class, which has two outcomes.
     """
+    if overlapping:
+        return np.mean([entropy(np.stack([p, 1 - p])) for p in probabilities], axis=0, dtype=np.float32)
     sure = np.clip(probabilities.astype(np.float64), 1e-12, 1.0)
     return (-(sure * np.log(sure)).sum(axis=0) / np.log(len(probabilities))).clip(0, 1).astype(np.float32)
 
@@ -192,13 +213,17 @@ def load(folder: str | Path, device: str = "auto", allow_code: bool = False) -> 
     members = [Member(*load_model(trial, where, allow_code), weights_hash(trial)) for trial in trials]
     first = members[0].model
     for trial, member in zip(trials, members, strict=True):
-        mine = (member.model.network.channels, member.model.labels, member.model.slice_axis)
-        if mine != (first.network.channels, first.labels, first.slice_axis):
+        if _kind(member.model) != _kind(first):
             raise ThriftyError(
                 f"{trial.folder} and {trials[0].folder} are no ensemble: channels, classes or the axis of slices differ; "
                 "give the folder of one of them"
             )
     return Predictor(members, where)
+
+
+def _kind(model: Model) -> tuple[object, ...]:
+    """What the members of an ensemble must agree in."""
+    return model.network.channels, model.labels, model.slice_axis, model.overlapping, model.region_values
 
 
 def _trials(folder: Path) -> list[Trial]:

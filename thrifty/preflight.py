@@ -9,6 +9,7 @@ from thrifty.config import Study
 from thrifty.data.prepare import Prepared
 from thrifty.environment import gpus
 from thrifty.errors import ThriftyError
+from thrifty.losses import class_weights
 from thrifty.nets.baselines import FILTERS, scaled_filters
 from thrifty.search.setting import Setting, settings_of
 from thrifty.space.cost import Costs
@@ -34,6 +35,7 @@ def validate(study: Study, prepared: Prepared, space: Space) -> list[Setting]:
     problems += _baselines(study, settings, space, channels, classes)
     problems += _folds(study, prepared)
     problems += _batches(study, settings)
+    problems += _loss(study, prepared)
     problems += _device(study)
     if problems:
         count = f"{len(problems)} mistakes: " if len(problems) > 1 else ""
@@ -63,6 +65,13 @@ def _folds(study: Study, prepared: Prepared) -> Iterator[str]:
     patients = len({patient_of[name] for name in splits.training + splits.selection})
     if folds > patients:
         yield f"retrain.folds is {folds}, but there are only {patients} patients outside the test set; give at most {patients}"
+
+
+def _loss(study: Study, prepared: Prepared) -> Iterator[str]:
+    try:
+        class_weights(study.loss, prepared.store, prepared.store.indices(prepared.splits.training))
+    except ThriftyError as error:
+        yield str(error)
 
 
 def _batches(study: Study, settings: list[Setting]) -> Iterator[str]:

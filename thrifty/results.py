@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import yaml
 
-from thrifty.config import Study, read_study, read_yaml
+from thrifty.config import Study, read_study
 from thrifty.errors import ThriftyError, one_line
 
 # Keys that may change between two runs of one study: they change where it runs, not what comes out.
@@ -222,7 +222,8 @@ def check_run(root: Path, study: Study) -> None:
     """
     run = Run(root)
     if run.study.is_file():
-        differences = _differences(read_yaml(run.study), study.model_dump(mode="json"))
+        # Keys that the version which wrote run.yaml did not know have their defaults, as they have for trials.
+        differences = _differences(read_study(run.study).model_dump(mode="json"), study.model_dump(mode="json"))
         if differences:
             raise ThriftyError(
                 f"{root} holds another study: {'; '.join(differences[:4])}; give this study another name=, "

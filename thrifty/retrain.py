@@ -113,12 +113,15 @@ def model_of(study: Study, prepared: Prepared, trainee: ScratchTraining, spec: N
         window=study.evaluate.window,
         overlap=study.evaluate.overlap,
         postprocess=chosen_postprocess(study, store, trainee),
+        overlapping=store.overlapping,
+        region_values=store.region_values,
     )
 
 
 def chosen_postprocess(study: Study, store: Store, trainee: ScratchTraining) -> Postprocess:
-    """What is done after the network, decided on the selection cases; nothing where the study wants it so."""
-    if study.retrain.postprocess == "none":
+    """What is done after the network, decided on the selection cases; nothing where the study wants it so or classes overlap,
+    since one pixel then has several labels."""
+    if study.retrain.postprocess == "none" or store.overlapping:
         return Postprocess()
     indices, settings = trainee.selection, study.evaluate
     found = predict_cases(trainee.network, store, indices, trainee.normalisation, settings, trainee.device)

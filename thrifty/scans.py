@@ -125,12 +125,14 @@ def kind_of(path: Path) -> Kind:
     return "nifti" if is_volume(path) else "picture"
 
 
-def write_label_map(path: Path, scan: Scan, labels: np.ndarray, names: Sequence[str], visible: bool, weights_sha256: str) -> None:
+def write_label_map(
+    path: Path, scan: Scan, labels: np.ndarray, names: Sequence[str], largest: int | None, weights_sha256: str
+) -> None:
     """Class ids (N, H, W) uint8 of a scan, in the geometry of its file and in the format that the ending of `path` says.
 
     Args:
         names: of the classes.
-        visible: of a PNG: grey values that are far apart instead of class ids, for looking at.
+        largest: of a PNG: grey values that are far apart instead of class ids, for looking at, by the largest id; None: ids.
         weights_sha256: for DICOM-SEG, which names the device that made it.
     """
     found = scan.back(labels)
@@ -140,7 +142,7 @@ def write_label_map(path: Path, scan: Scan, labels: np.ndarray, names: Sequence[
         assert scan.geometry is not None
         write_seg(path, found, scan.geometry, names, weights_sha256)
     else:
-        shown = found * (255 // max(1, len(names) - 1)) if visible else found
+        shown = found if largest is None else found * (255 // max(1, largest))
         write_png(path, shown)
 
 

@@ -14,7 +14,7 @@ from thrifty.data.normalise import Normalisation
 from thrifty.data.prepare import Prepared, training_normalisation
 from thrifty.errors import ThriftyError
 from thrifty.inference import forward_padded, mean_dice
-from thrifty.losses import dice_ce
+from thrifty.losses import loss_for
 from thrifty.train import cosine, make_optimiser
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def make_trainee(
 
 
 class ScratchTraining:
-    """The trainee: an epoch of Dice + cross-entropy with a cosine learning rate, then maybe a look at the selection cases."""
+    """The trainee: an epoch by the loss of the study with a cosine learning rate, then maybe a look at the selection cases."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class ScratchTraining:
     ) -> None:
         self.network, self.batches, self.selection = network, batches, selection
         self.normalisation, self.study, self.device = normalisation, study, device
+        self.loss = loss_for(study.loss, batches.store, batches.indices)
         self.parameters = list(network.parameters())
         self.optimiser = make_optimiser(self.parameters, study.retrain.optimiser)
         self.best_dice, self.best_epoch = -1.0, -1
@@ -73,7 +74,7 @@ class ScratchTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.optimiser.lr * cosine(position, self.recipe.epochs * self.recipe.steps)
         images, masks = self.batches.draw(epoch, step)
-        loss = dice_ce(self._forward(images), masks)
+        loss = self.loss(self._forward(images), masks)
         if not math.isfinite(loss.item()):
             raise ThriftyError(
                 f"the loss became {loss.item()} in epoch {epoch}, step {step}; lower retrain.optimiser.lr "

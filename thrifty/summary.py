@@ -14,6 +14,7 @@ import numpy as np
 
 from thrifty import __version__
 from thrifty.config import Study
+from thrifty.false_positives import false_positives
 from thrifty.inference import stride_of
 from thrifty.manifest import stored
 from thrifty.metrics import present_classes
@@ -50,13 +51,15 @@ def summarise(
     store, splits = prepared.store, prepared.splits
     specs = read_networks(run, study.allow_code)
     names = list(dict.fromkeys(network for network, _, _ in keys))
+    spacing_mm = {case.name: case.spacing_mm for case in store.cases}
     present = present_classes(rows)
     counted = [[row for row in table if row["class"] in present] for table in (rows, volumes)]
     networks = []
     for name in names:
         trained = [read_json(run.retrain_trial(*key).result) for key in keys if key[0] == name]
         mine = [[row for row in table if row["network"] == name] for table in counted]
-        networks.append({**describe(specs[name], study.data.patch_size), **training(trained), **scores(*mine)})
+        claims = {"false_positives": false_positives([row for row in rows if row["network"] == name], spacing_mm)}
+        networks.append({**describe(specs[name], study.data.patch_size), **training(trained), **scores(*mine), **claims})
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -68,6 +71,7 @@ def summarise(
             "channels": store.channels,
             "classes": store.classes,
             "labels": list(store.labels),
+            "overlapping": store.overlapping,
             "sets": {name: len(getattr(splits, name)) for name in ("weights", "architecture", "selection", "test")},
         },
         "networks": networks,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_search import SETTING, search_run, small_search
 
+from thrifty.data.labels import IGNORED
 from thrifty.errors import ThriftyError
 from thrifty.search.constraint import BudgetConstraint
 from thrifty.search.measures import batch_dice, parameter_free_share
@@ -155,6 +156,10 @@ def test_batch_dice_by_hand() -> None:
     labels = torch.tensor([[[0, 1], [0, 2]]])
     assert batch_dice(labels, masks, 3) == pytest.approx((2 / 3 + 1) / 2)
     assert batch_dice(labels, masks, 4) == pytest.approx((2 / 3 + 1 + 1) / 3)
+    holed = torch.where(labels != masks, IGNORED, masks)
+    assert batch_dice(labels, holed, 3) == 1.0
+    bits, truth = torch.tensor([[[3, 1, 0, 2]]]), torch.tensor([[[1, 3, IGNORED, 2]]])
+    assert batch_dice(bits, truth, 2, overlapping=True) == pytest.approx((1 + 2 * 1 / 4) / 2)
 
 
 def test_parameter_free_share_counts_cells() -> None:

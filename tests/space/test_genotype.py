@@ -93,7 +93,7 @@ def broken(**changes: object) -> dict:
         (broken(path=[2, 0]), "keeps 2 nodes of diagonal 1"),
         (broken(width="wide"), "malformed"),
         (broken(width=0), "width 0, it must be at least 1"),
-        (broken(classes=1), "classes 1, it must be at least 2"),
+        (broken(classes=0), "classes 0, it must be at least 1"),
         (broken(down=[[[0, "avg_pool"], [0, "avg_pool"]]] * 3), "two different ones"),
         (broken(down=[[[0, "avg_pool"], [2, "identity"]]] * 3), "allowed are 0 to 1"),
         (broken(down=[[[0, "up_sample"], [1, "avg_pool"]]] * 3), "'up_sample' on a down edge"),

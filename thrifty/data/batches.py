@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thrifty.config import Data
 from thrifty.data.augment import augment
+from thrifty.data.labels import pixels_of
 from thrifty.data.normalise import Normalisation, Statistics
 from thrifty.data.store import Store
 from thrifty.errors import ThriftyError
@@ -30,15 +31,20 @@ class Batches:
     seed: int
     device: torch.device
     _of_case: dict[int, Statistics] = field(default_factory=dict, repr=False)
+    _holding: dict[int, list[int]] = field(default_factory=dict, repr=False)  # by foreground class, the cases that hold it
 
     def __post_init__(self) -> None:
         if not self.indices:
             raise ThriftyError("training batches need at least one case; this set is empty")
+        for index in self.indices:
+            for k in self.store.present(index):
+                self._holding.setdefault(k, []).append(index)
 
     def draw(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Augmented images (batch, channels, h, w) float32 and masks (batch, h, w) int64 on the device.
 
-        Within an epoch no case comes a second time before every case has come once.
+        Within an epoch no case comes a second time before every case has come once; but with data.foreground_of=set a patch
+        on the foreground may be of another case.
         """
         images, masks = self._patches(epoch, step, PATCH)
         generator = torch.Generator().manual_seed(int(self._random(AUGMENT, epoch, step).integers(2**62)))
@@ -67,16 +73,30 @@ class Batches:
         return joined[0].to(self.device), joined[1].to(self.device)
 
     def _patch(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        index, wanted = self._foreground(index, random)
         mask, size = self.store.mask(index), self.data.patch_size
-        present = self.store.present(index)
-        on_foreground = random.random() < self.data.foreground
-        if on_foreground and present:
-            top, left = _around_foreground(mask, present, size, random)
+        if wanted is not None:
+            top, left = _around_foreground(pixels_of(mask, wanted, self.store.overlapping), size, random)
         else:
             top, left = (int(random.integers(max(have - want, 0) + 1)) for have, want in zip(mask.shape, size, strict=True))
         cut = slice(top, top + size[0]), slice(left, left + size[1])
         image = self.normalisation.apply(self.store.image(index)[:, *cut], self._statistics(index))
         return _padded(image, size, random, mask[cut])
+
+    def _foreground(self, index: int, random: np.random.Generator) -> tuple[int, int | None]:
+        """The case of a patch and the class that it is centred on, None for a patch anywhere.
+
+        The class is drawn first, so that small classes come as often as large ones: of the case's own classes, which leaves
+        a class that few cases hold as rare as these are; or, with data.foreground_of=set, of all and then a case that holds it.
+        """
+        present = self.store.present(index)
+        if random.random() >= self.data.foreground:
+            return index, None
+        if self.data.foreground_of == "set" and self._holding:
+            wanted = sorted(self._holding)[int(random.integers(len(self._holding)))]
+            holding = self._holding[wanted]
+            return holding[int(random.integers(len(holding)))], wanted
+        return index, present[int(random.integers(len(present)))] if present else None
 
     def _statistics(self, index: int) -> Statistics:
         """Those of the whole case, which a patch of it is normalised with."""
@@ -85,17 +105,12 @@ class Batches:
         return self._of_case[index]
 
 
-def _around_foreground(
-    mask: np.ndarray, present: tuple[int, ...], size: tuple[int, int], random: np.random.Generator
-) -> tuple[int, int]:
-    """The corner of a patch centred on a random foreground pixel, as far as the image's border allows.
-
-    The class is drawn first, so that small classes come as often as large ones.
-    """
-    pixels = np.flatnonzero(mask == present[int(random.integers(len(present)))])
-    centre = np.unravel_index(int(pixels[random.integers(len(pixels))]), mask.shape)
+def _around_foreground(there: np.ndarray, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int]:
+    """The corner of a patch centred on a random pixel of those that are `there`, as far as the image's border allows."""
+    pixels = np.flatnonzero(there)
+    centre = np.unravel_index(int(pixels[random.integers(len(pixels))]), there.shape)
     corner = [
-        int(np.clip(at - want // 2, 0, max(have - want, 0))) for at, have, want in zip(centre, mask.shape, size, strict=True)
+        int(np.clip(at - want // 2, 0, max(have - want, 0))) for at, have, want in zip(centre, there.shape, size, strict=True)
     ]
     return corner[0], corner[1]
 

@@ -28,11 +28,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Sample:
-    """A decoded case: image (channels, height, width), mask (height, width) of non-negative whole numbers."""
+    """A decoded case: image (channels, height, width), mask (height, width) of non-negative whole numbers.
+
+    `ignored` and `outside` (of the region of interest) are (height, width) boolean, None where no pixel is.
+    """
 
     case: Case
     image: np.ndarray
     mask: np.ndarray
+    ignored: np.ndarray | None = None
+    outside: np.ndarray | None = None
 
 
 @dataclass
@@ -69,11 +74,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Source:
-    """All entries of a data set. `labels` is None where the masks alone say which classes there are."""
+    """All entries of a data set. `labels` is None where the masks alone say which classes there are.
+
+    Where classes overlap the masks of its samples are bit sets (`thrifty.data.labels`), and `region_values` are what the classes
+    are written as in a label map, one after the other (nnU-Net's `regions_class_order`; empty where the data set has none).
+    """
 
     where: str
     entries: tuple[Entry, ...]
     labels: tuple[str, ...] | None
+    overlapping: bool = False
+    region_values: tuple[int, ...] = ()
 
 
 class Unreadable(Exception):

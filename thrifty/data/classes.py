@@ -15,9 +15,10 @@ from thrifty.errors import ThriftyError
 OUTSIDE = "mask values outside the classes"
 
 
-def check_values(rows: list[dict[str, Any]], labels: tuple[str, ...] | None, problems: Problems) -> None:
-    """Values beyond the classes, apart from masks that are 0/255 all through."""
-    if labels is None and _binary(rows):
+def check_values(rows: list[dict[str, Any]], source: Source, problems: Problems) -> None:
+    """Values beyond the classes, apart from masks that are 0/255 all through, and bit sets, which have been checked."""
+    labels = source.labels
+    if source.overlapping or (labels is None and _binary(rows)):
         return
     classes = MOST_CLASSES if labels is None else len(labels)
     seen: dict[str, set[int]] = {}
@@ -45,12 +46,22 @@ def map_classes(source: Source, rows: list[dict[str, Any]], masks: IO[bytes]) ->
         stored.flush()
         for row in rows:
             row["values"] = {min(v, 1): n for v, n in row["values"].items()}
+    if source.overlapping:
+        assert source.labels is not None
+        for row in rows:
+            row["class_pixels"] = _pixels_of_bits(row["values"], len(source.labels))
+        return list(source.labels)
     top = max(v for row in rows for v in row["values"])
     found = ["foreground"] if top <= 1 else [f"class {k}" for k in range(1, top + 1)]
     names = source.labels or ["background", *found]
     for row in rows:
         row["class_pixels"] = [row["values"].get(k, 0) for k in range(len(names))]
     return list(names)
+
+
+def _pixels_of_bits(values: dict[int, int], labels: int) -> list[int]:
+    """Pixels by class; those of the background are the ones without any bit."""
+    return [values.get(0, 0), *(sum(n for v, n in values.items() if v >> k & 1) for k in range(labels - 1))]
 
 
 def check_foreground(source: Source, rows: list[dict[str, Any]], labels: list[str]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from thrifty.config import Data
 from thrifty.data.cases import NAMED, name_some
+from thrifty.data.labels import IGNORED, pixels_of
 from thrifty.data.splits import Splits, left_out, summary
 from thrifty.data.store import Store
 
@@ -23,6 +25,7 @@ class ClassReport:
     label: str
     pixel_share: float
     cases: int  # that hold any of it
+    empty_cases: int  # that hold none of it
     objects: int  # connected parts (8 neighbours) in the cases looked at
     small_objects: int  # of these, under SMALL_OBJECT pixels
     median_object_pixels: float | None
@@ -43,6 +46,12 @@ class DataReport:
     cases_without_spacing: int
     classes: tuple[ClassReport, ...]
     empty_masks: int
+    ignored: float  # share of the pixels that masks say nothing of, inside the regions of interest
+    cases_with_ignored: int
+    outside: float  # share of the pixels outside the regions of interest
+    cases_with_roi: int
+    uncounted: int  # cases without a single pixel that counts, which are left out
+    overlap: float | None  # share of the foreground pixels that are of several classes; None where classes are exclusive
     looked_at: int
     sets: dict[str, tuple[int, int]]  # patients, cases
     left_out: int
@@ -66,8 +75,10 @@ class DataReport:
         ]
         for k, item in enumerate(self.classes):
             objects = f", {item.objects} objects, {item.small_objects} under {SMALL_OBJECT} pixels" if item.objects else ""
-            lines.append(f"class {k} ({item.label}): {item.pixel_share:.2%} of the pixels, in {item.cases} cases{objects}")
+            empty = f", empty in {item.empty_cases}" if k else ""
+            lines.append(f"class {k} ({item.label}): {item.pixel_share:.2%} of the pixels, in {item.cases} cases{empty}{objects}")
         lines.append(f"empty masks: {self.empty_masks} of {self.cases}")
+        lines.extend(self._left_out_pixels())
         sets = ", ".join(f"{name} {patients} patients {cases} cases" for name, (patients, cases) in self.sets.items())
         lines.append(f"sets: {sets}" + (f", {self.left_out} cases in none" if self.left_out else ""))
         lines.append(f"levels: at most {self.levels} for patches of {self.patch[0]}x{self.patch[1]} pixels")
@@ -114,6 +125,21 @@ class DataReport:
             f"at most {self.levels} levels, or a patch of {LEAST_PIXELS * 2**levels}"
         )
 
+    def _left_out_pixels(self) -> list[str]:
+        """What counts neither in training nor in metrics, and how far classes overlap."""
+        lines = []
+        if self.overlap is not None:
+            lines.append(f"overlapping classes: {self.overlap:.2%} of the foreground pixels are of more than one")
+        if self.cases_with_ignored or self.uncounted:
+            gone = f"; {self.uncounted} cases with nothing else are left out" if self.uncounted else ""
+            lines.append(f"ignored: {self.ignored:.2%} of the pixels, in {self.cases_with_ignored} cases{gone}")
+        if self.cases_with_roi:
+            inside = 1 - self.outside
+            lines.append(
+                f"regions of interest: {inside:.2%} of the pixels are inside, {self.cases_with_roi} cases have pixels outside"
+            )
+        return lines
+
     def _spacing(self) -> str:
         if self.spacing_mm is None:
             return "unknown; distances will be in pixels"
@@ -144,6 +170,8 @@ def describe(data: Data, store: Store, splits: Splits) -> DataReport:
         cases_without_spacing=len(store.cases) - len(spacings),
         classes=classes,
         empty_masks=sum(not store.present(i) for i in range(len(store.cases))),
+        **_ignored(store),
+        overlap=_overlap(store) if store.overlapping else None,
         looked_at=looked_at,
         sets=summary(splits, store),
         left_out=left_out(splits, store),
@@ -182,6 +210,7 @@ def _extremes(spacings: list[tuple[float, float]]) -> tuple[tuple[float, float],
 def _classes(store: Store) -> tuple[tuple[ClassReport, ...], int]:
     """By class: share, cases, and the objects in up to MOST_LOOKED_AT cases, evenly picked."""
     pixels = np.array([place.class_pixels for place in store.places])
+    total = sum(store.counted_pixels(index) for index in range(len(store.cases)))
     step = -(-len(store.cases) // MOST_LOOKED_AT)
     looked_at = range(0, len(store.cases), step)
     sizes = _object_sizes(store, looked_at)
@@ -191,14 +220,34 @@ def _classes(store: Store) -> tuple[tuple[ClassReport, ...], int]:
         reports.append(
             ClassReport(
                 label=label,
-                pixel_share=float(pixels[:, k].sum() / pixels.sum()),
+                pixel_share=float(pixels[:, k].sum() / total),
                 cases=int((pixels[:, k] > 0).sum()),
+                empty_cases=int((pixels[:, k] == 0).sum()),
                 objects=len(own),
                 small_objects=int((own < SMALL_OBJECT).sum()),
                 median_object_pixels=float(np.median(own)) if len(own) else None,
             )
         )
     return tuple(reports), len(looked_at)
+
+
+def _ignored(store: Store) -> dict[str, Any]:
+    pixels = sum(case.height * case.width for case in store.cases)
+    ignored, outside = ([getattr(place, what) for place in store.places] for what in ("ignored", "outside"))
+    return {
+        "ignored": sum(ignored) / pixels,
+        "cases_with_ignored": sum(n > 0 for n in ignored),
+        "outside": sum(outside) / pixels,
+        "cases_with_roi": sum(n > 0 for n in outside),
+        "uncounted": store.uncounted,
+    }
+
+
+def _overlap(store: Store) -> float:
+    """Exact and cheap: masks are bytes."""
+    kept = store.masks[store.masks != IGNORED]
+    numbers = np.bincount(np.bitwise_count(kept), minlength=3)
+    return float(numbers[2:].sum() / max(1, numbers[1:].sum()))
 
 
 def _object_sizes(store: Store, indices: range) -> list[np.ndarray]:
@@ -209,7 +258,7 @@ def _object_sizes(store: Store, indices: range) -> list[np.ndarray]:
     for index in indices:
         mask = store.mask(index)
         for k in store.present(index):
-            parts, _ = label(mask == k, structure=np.ones((3, 3)))  # pyrefly: ignore[not-iterable]
+            parts, _ = label(pixels_of(mask, k, store.overlapping), structure=np.ones((3, 3)))  # pyrefly: ignore[not-iterable]
             found[k].append(np.bincount(parts.ravel())[1:])
     return [np.concatenate(parts) for parts in found]
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from thrifty.config import Data, data_folder
-from thrifty.data.cases import MOST_CLASSES, SETS, Entry, Problems, Source, Unreadable
+from thrifty.data.cases import SETS, Entry, Problems, Source, Unreadable, name_some
 from thrifty.data.decode import ENDINGS, ending_of, stem_of
 from thrifty.data.groups import Group, read_groups
+from thrifty.data.labels import MOST_OVERLAPPING
+from thrifty.data.masks import ignoring, of_folders, within
+from thrifty.data.nnunet import labelling
 from thrifty.data.pairs import entry
-from thrifty.errors import ThriftyError, one_line
+from thrifty.errors import ThriftyError
 from thrifty.results import read_json
 
 ADVICE = "mend these files or take them out of the folder"
+ROIS = "rois"
 LAYOUTS = "images/ and masks/ with equal file names, or the nnU-Net v2 layout (dataset.json, imagesTr/, labelsTr/)"
 
 
@@ -37,7 +41,7 @@ def find_source(data: Data) -> Source:
             f"{source.where}: {patients} patients{limit} are fewer than the {len(SETS)} sets ({', '.join(SETS)}), "
             f"each of which needs a patient of its own; {advice}"
         )
-    return Source(source.where, entries, source.labels)
+    return replace(source, entries=entries)
 
 
 def _whole_source(data: Data) -> Source:
@@ -53,22 +57,77 @@ def _whole_source(data: Data) -> Source:
         )
     try:
         if (folder / "dataset.json").is_file():
-            return _nnunet(folder, data.slice_axis)
+            return _nnunet(folder, data)
         if (folder / "images").is_dir() and (folder / "masks").is_dir():
-            return _pair_of_folders(folder, data.slice_axis)
+            return _pair_of_folders(folder, data)
     except PermissionError as error:
         raise ThriftyError(f"{error.filename} cannot be read: no permission; make it readable for you") from None
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
     raise ThriftyError(f"{folder} is no data set: it holds {there}; needed is {LAYOUTS}")
 
 
-def _pair_of_folders(folder: Path, slice_axis: int) -> Source:
+def _pair_of_folders(folder: Path, data: Data) -> Source:
+    """Files in masks/, or a folder for each class in masks/, whose files may overlap."""
     problems = Problems()
-    images, masks = (_by_stem(folder / part, problems) for part in ("images", "masks"))
+    images = _by_stem(folder / "images", problems)
+    classes = sorted(p.name for p in (folder / "masks").iterdir() if p.is_dir() and not p.name.startswith("."))
+    if classes:
+        return _class_folders(folder, data, images, classes, problems)
+    masks = _by_stem(folder / "masks", problems)
     _check_pairs(images, masks, problems, folder)
     groups = read_groups(folder / "groups.csv", sorted(images))
-    entries = _entries({name: (images[name],) for name in images}, masks, groups, slice_axis, folder)
-    return Source(str(folder), entries, None)
+    entries = _entries({name: (images[name],) for name in images}, masks, groups, data.slice_axis, folder)
+    if data.ignore is not None:
+        entries = tuple(ignoring(item, data.ignore) for item in entries)
+    return Source(str(folder), _with_rois(folder, data, entries, masks, groups), None)
+
+
+def _class_folders(folder: Path, data: Data, images: dict[str, Path], classes: Sequence[str], problems: Problems) -> Source:
+    """masks/<class>/<case>: one mask for each class and case."""
+    if len(classes) > MOST_OVERLAPPING:
+        raise ThriftyError(f"{folder}/masks holds {len(classes)} folders, one for each class; at most {MOST_OVERLAPPING} may be")
+    if stray := sorted(p.name for p in (folder / "masks").iterdir() if p.is_file() and ending_of(p.name)):
+        raise ThriftyError(
+            f"{folder}/masks holds folders ({name_some(list(classes))}) and files ({name_some(stray)}); give either one file for "
+            "each case, or one folder for each class with a file for each case"
+        )
+    masks = {name: _by_stem(folder / "masks" / name, problems) for name in classes}
+    for label, found in masks.items():
+        _check_pairs(images, found, problems, folder / "masks" / label)
+    groups = read_groups(folder / "groups.csv", sorted(images))
+    entries = []
+    for name in sorted(images):
+        try:
+            of_classes = [masks[label][name] for label in classes]
+            entries.append(of_folders(name, groups[name], (images[name],), of_classes, data.slice_axis, data.ignore))
+        except Unreadable as error:
+            problems.add(error.kind, error.name)
+    problems.raise_if_any(folder, ADVICE)
+    entries = _with_rois(folder, data, tuple(entries), masks[classes[0]], groups)
+    return Source(str(folder), entries, ("background", *classes), overlapping=True)
+
+
+def _with_rois(
+    folder: Path, data: Data, entries: tuple[Entry, ...], masks: Mapping[str, Path], groups: dict[str, Group]
+) -> tuple[Entry, ...]:
+    """The entries with their regions of interest, where the data set has any: a file for each case.
+
+    Raises:
+        ThriftyError: a folder that is not there, or that lacks a case or has more.
+    """
+    place = folder / (data.rois or ROIS)
+    if not place.is_dir():
+        if data.rois is None:
+            return entries
+        raise ThriftyError(f"data.rois is '{data.rois}', but {folder} has no such folder; it holds a region for each image")
+    problems = Problems()
+    rois = _by_stem(place, problems)
+    for name in sorted(masks.keys() - rois.keys()):
+        problems.add("images without region of interest", name)
+    for name in sorted(rois.keys() - masks.keys()):
+        problems.add("regions of interest without image", name)
+    problems.raise_if_any(folder, ADVICE)
+    return tuple(within(item, groups[item.name], masks[item.name], rois[item.name], data.slice_axis) for item in entries)
 
 
 def _by_stem(folder: Path, problems: Problems) -> dict[str, Path]:
@@ -108,11 +167,13 @@ def _entries(
     return tuple(entries)
 
 
-def _nnunet(folder: Path, slice_axis: int) -> Source:
+def _nnunet(folder: Path, data: Data) -> Source:
     """The nnU-Net v2 raw layout: imagesTr/<case>_<channel, 4 digits><ending>, labelsTr/<case><ending>."""
     path = folder / "dataset.json"
     description = read_json(path)
-    labels = _labels(path, description)
+    found_labels = labelling(path, description)
+    if data.ignore is not None:
+        raise ThriftyError(f"data.ignore is {data.ignore}, but {path} says which label is ignored; leave data.ignore out")
     channels, ending = len(description["channel_names"]), str(description["file_ending"])
     for part in ("imagesTr", "labelsTr"):
         if not (folder / part).is_dir():
@@ -127,7 +188,8 @@ def _nnunet(folder: Path, slice_axis: int) -> Source:
     _check_pairs(images, masks, problems, folder)
     groups = read_groups(folder / "groups.csv", sorted(images))
     files = {name: tuple(found[k] for k in sorted(found)) for name, found in images.items()}
-    return Source(str(folder), _entries(files, masks, groups, slice_axis, folder), labels)
+    entries = _entries(files, masks, groups, data.slice_axis, folder)
+    return found_labels.source(folder, _with_rois(folder, data, tuple(map(found_labels.entry, entries)), masks, groups))
 
 
 def _visible(path: Path, ending: str) -> bool:
@@ -145,28 +207,6 @@ def _channel_files(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
             raise ThriftyError(f"{path}: images of the nnU-Net v2 layout are named <case>_0000{ending} (0000 = the channel)")
         found.setdefault(name, {})[int(number)] = path
     return found
-
-
-def _labels(path: Path, description: Any) -> tuple[str, ...]:
-    """The names of the classes by id, from a dataset.json that is checked for all that is needed of it."""
-    wanted = {"channel_names": dict, "labels": dict, "file_ending": str}
-    if not isinstance(description, dict):
-        raise ThriftyError(f"{path} holds no mapping; it needs channel_names, labels and file_ending as in nnU-Net v2")
-    for key, kind in wanted.items():
-        if not isinstance(description.get(key), kind) or not description[key]:
-            old = "; it looks like the older 'modality' layout" if "modality" in description else ""
-            raise ThriftyError(f"{path}: '{key}' is missing, empty or no {kind.__name__}{old}; the nnU-Net v2 layout is read")
-    if ending_of(description["file_ending"]) != description["file_ending"].lower():
-        raise ThriftyError(f"{path}: file_ending is '{description['file_ending']}'; allowed are {', '.join(ENDINGS)}")
-    ids = description["labels"]
-    shown = one_line(ids)[:120]
-    if not all(isinstance(value, int) and not isinstance(value, bool) for value in ids.values()):
-        raise ThriftyError(f"{path}: labels are {shown}; each name needs one number (no regions, not number to name)")
-    if "ignore" in ids:
-        raise ThriftyError(f"{path}: the label 'ignore' is not supported; give those pixels a class")
-    if sorted(ids.values()) != list(range(len(ids))) or not 2 <= len(ids) <= MOST_CLASSES:
-        raise ThriftyError(f"{path}: labels are {shown}; their numbers must be 0 (background), 1, ... {MOST_CLASSES - 1} at most")
-    return tuple(sorted(ids, key=lambda name: ids[name]))
 
 
 def _limited(entries: tuple[Entry, ...], limit: int | None, where: str) -> tuple[Entry, ...]:

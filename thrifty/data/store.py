@@ -1,7 +1,7 @@
 """The decoded data set: two flat files, memory-mapped by all trials of a machine, and an index.
 
     images.bin   every image (channels, height, width) of one type, one after the other
-    masks.bin    every mask (height, width), uint8 class ids
+    masks.bin    every mask (height, width), uint8 class ids or bit sets, and IGNORED (see thrifty.data.labels)
     index.json   where each case lies, its class pixels, the names of the classes, the fingerprint
 
 It is built in a neighbouring folder that then takes the name, so a store that exists is whole.
@@ -26,6 +26,7 @@ from thrifty.config import Data
 from thrifty.data.cases import Case, Problems, Sample, Source, Unreadable, name_some
 from thrifty.data.classes import check_foreground, check_values, map_classes
 from thrifty.data.decode import joined_type
+from thrifty.data.labels import IGNORED
 from thrifty.data.sources import ADVICE, find_source
 from thrifty.errors import ThriftyError, nearest, one_line
 from thrifty.results import make_folder, read_json, umask, user_errors
@@ -39,13 +40,18 @@ class Place:
 
     image: int
     mask: int
-    class_pixels: tuple[int, ...]  # by class id
+    class_pixels: tuple[int, ...]  # by class id; ignored pixels are in none, those of overlapping classes in several
     digest: str  # of the image's values: equal images have equal digests
+    ignored: int = 0  # pixels that the mask says nothing of, inside the region of interest
+    outside: int = 0  # pixels outside the region of interest
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A data set, decoded. Cheap to open in many processes: they share the pages of the memory maps."""
+    """A data set, decoded. Cheap to open in many processes: they share the pages of the memory maps.
+
+    `classes` are the outputs of a network: with the background where classes are exclusive, without it where they overlap.
+    """
 
     cases: tuple[Case, ...]
     channels: int
@@ -56,6 +62,9 @@ class Store:
     decoded_types: dict[str, int]  # entries by type before they were brought to one
     images: np.ndarray
     masks: np.ndarray
+    overlapping: bool = False
+    region_values: tuple[int, ...] = ()  # what overlapping classes are written as in a label map; empty: no rule is given
+    uncounted: int = 0  # cases without a single pixel that counts, which are not in the store
 
     @property
     def sliced(self) -> bool:
@@ -69,9 +78,14 @@ class Store:
         return self.images[start : start + size].reshape(self.channels, case.height, case.width)
 
     def mask(self, index: int) -> np.ndarray:
-        """(height, width) class ids, uint8, read-only."""
+        """(height, width) class ids or bit sets, and IGNORED, uint8, read-only."""
         case, start = self.cases[index], self.places[index].mask
         return self.masks[start : start + case.height * case.width].reshape(case.height, case.width)
+
+    def counted_pixels(self, index: int) -> int:
+        """The pixels of a case that are not ignored."""
+        case, place = self.cases[index], self.places[index]
+        return case.height * case.width - place.ignored - place.outside
 
     def indices(self, names: Iterable[str]) -> list[int]:
         """
@@ -123,13 +137,16 @@ def open_store(folder: Path) -> Store:
         store = Store(
             cases=tuple(_case(row) for row in index["cases"]),
             channels=index["channels"],
-            classes=len(index["labels"]),
+            classes=len(index["labels"]) - index.get("overlapping", False),
             labels=tuple(index["labels"]),
             fingerprint=index["fingerprint"],
-            places=tuple(Place(r["image"], r["mask"], tuple(r["class_pixels"]), r["digest"]) for r in index["cases"]),
+            places=tuple(map(_place, index["cases"])),
             decoded_types=index["decoded_types"],
             images=_mapped(folder / "images.bin", np.dtype(index["dtype"])),
             masks=_mapped(folder / "masks.bin", np.dtype(np.uint8)),
+            overlapping=index.get("overlapping", False),
+            region_values=tuple(index.get("region_values", ())),
+            uncounted=index.get("uncounted", 0),
         )
         sizes = index["pixels"] * store.channels, index["pixels"]
     except (KeyError, TypeError, ValueError) as error:
@@ -164,6 +181,12 @@ def _case(row: dict[str, Any]) -> Case:
     return Case(row["name"], row["patient"], row["volume"], row["height"], row["width"], tuple(spacing) if spacing else None)
 
 
+def _place(row: dict[str, Any]) -> Place:
+    """Indices of older versions know of no ignored pixels."""
+    pixels = tuple(row["class_pixels"])
+    return Place(row["image"], row["mask"], pixels, row["digest"], row.get("ignored", 0), row.get("outside", 0))
+
+
 @contextlib.contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, gone afterwards unless it was renamed; parents made for it go too if all fails."""
@@ -185,12 +208,12 @@ def _beside(folder: Path) -> Iterator[Path]:
 def _fill(source: Source, part: Path) -> dict[str, Any]:
     """Decodes everything into `part`; returns the index."""
     with open(part / "images.raw", "w+b") as images, open(part / "masks.bin", "w+b") as masks:
-        rows = _decode_all(source, images, masks)
+        rows, uncounted = _decode_all(source, images, masks)
         dtype = joined_type({np.dtype(row["dtype"]) for row in rows})
         labels = map_classes(source, rows, masks)
         check_foreground(source, rows, labels)
         fingerprint = _join_images(rows, dtype, images, part / "images.bin")
-        _hash_rest(fingerprint, rows, labels, masks)
+        _hash_rest(fingerprint, source, rows, labels, masks)
         os.fsync(masks.fileno())
     (part / "images.raw").unlink()
     types: dict[str, int] = {}
@@ -205,23 +228,35 @@ def _fill(source: Source, part: Path) -> dict[str, Any]:
         "labels": labels,
         "fingerprint": fingerprint.hexdigest(),
         "decoded_types": types,
+        "overlapping": source.overlapping,
+        "region_values": list(source.region_values),
+        "uncounted": uncounted,
         "cases": cases,
     }
 
 
-def _decode_all(source: Source, images: IO[bytes], masks: IO[bytes]) -> list[dict[str, Any]]:
-    """Writes every image in its own type and every mask; what is wrong with any of them is told at once."""
-    problems, rows = Problems(), []
+def _decode_all(source: Source, images: IO[bytes], masks: IO[bytes]) -> tuple[list[dict[str, Any]], int]:
+    """Writes every image in its own type and every mask; what is wrong with any of them is told at once.
+
+    A case of which every pixel is ignored teaches and measures nothing; these are left out and counted.
+    """
+    problems, rows, uncounted = Problems(), [], 0
     for entry in source.entries:
         try:
             for sample in entry.decode():
                 row = _row(sample, images.tell(), masks.tell())
+                if not row["values"]:
+                    uncounted += 1
+                    continue
                 rows.append(row)
                 images.write(np.ascontiguousarray(sample.image).data)
-                masks.write(np.ascontiguousarray(np.minimum(sample.mask, 255), dtype=np.uint8).data)
+                mask = np.where(_dropped(sample), IGNORED, np.minimum(sample.mask, 255))
+                masks.write(np.ascontiguousarray(mask, dtype=np.uint8).data)
         except Unreadable as error:
             problems.add(error.kind, error.name)
-    check_values(rows, source.labels, problems)
+    if not rows and not problems.found:
+        raise ThriftyError(f"{source.where}: every pixel of all {uncounted} masks is ignored; nothing is left to learn from")
+    check_values(rows, source, problems)
     channels = {row["channels"] for row in rows}
     if len(channels) > 1:
         common = max(channels, key=lambda c: sum(row["channels"] == c for row in rows))
@@ -229,17 +264,30 @@ def _decode_all(source: Source, images: IO[bytes], masks: IO[bytes]) -> list[dic
             if row["channels"] != common:
                 problems.add(f"cases with another number of channels than {common}", f"{row['name']} ({row['channels']})")
     problems.raise_if_any(source.where, ADVICE)
-    return rows
+    return rows, uncounted
+
+
+def _dropped(sample: Sample) -> np.ndarray:
+    """The pixels that count nowhere."""
+    dropped = np.zeros(sample.mask.shape, bool)
+    for part in (sample.ignored, sample.outside):
+        if part is not None:
+            dropped |= part
+    return dropped
 
 
 def _row(sample: Sample, image: int, mask: int) -> dict[str, Any]:
-    values, counts = np.unique(sample.mask, return_counts=True)
+    dropped = _dropped(sample)
+    outside = 0 if sample.outside is None else int(sample.outside.sum())
+    values, counts = np.unique(sample.mask[~dropped], return_counts=True)
     return {
         **asdict(sample.case),
         "image": image,
         "mask": mask,
         "channels": len(sample.image),
         "dtype": sample.image.dtype.name,
+        "ignored": int(dropped.sum()) - outside,
+        "outside": outside,
         "values": {int(v): int(n) for v, n in zip(values, counts, strict=True)},
     }
 
@@ -262,13 +310,15 @@ def _join_images(rows: list[dict[str, Any]], dtype: np.dtype[Any], raw: IO[bytes
     return fingerprint
 
 
-def _hash_rest(fingerprint: Any, rows: list[dict[str, Any]], labels: list[str], masks: IO[bytes]) -> None:
+def _hash_rest(fingerprint: Any, source: Source, rows: list[dict[str, Any]], labels: list[str], masks: IO[bytes]) -> None:
     """What else makes a data set this one: masks, names, patients, sizes, spacing."""
     masks.seek(0)
     while block := masks.read(1 << 22):
         fingerprint.update(block)
     kept = [[row[k] for k in ("name", "patient", "volume", "height", "width", "spacing_mm")] for row in rows]
     fingerprint.update(json.dumps([labels, kept]).encode())
+    if source.overlapping:
+        fingerprint.update(json.dumps(source.region_values).encode())
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -280,7 +330,8 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 def _made_from(data: Data) -> dict[str, Any]:
     """The settings that the content of a store depends on."""
-    made = {"source": data.source, "slice_axis": data.slice_axis, "max_cases": data.max_cases}
+    made: dict[str, Any] = {"source": data.source, "slice_axis": data.slice_axis, "max_cases": data.max_cases}
+    made |= {"ignore": data.ignore, "rois": data.rois}
     return {**made, "phantoms": data.phantoms.model_dump(mode="json") if data.source == "phantoms" else None}
 
 

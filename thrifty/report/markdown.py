@@ -7,6 +7,7 @@ from typing import Any
 
 from thrifty.report.elements import ABSENT, images, number, table
 from thrifty.report.facts import Facts, Row
+from thrifty.report.false_positives import false_positive_section
 from thrifty.report.pictures import Pictures
 from thrifty.report.selection import selection_section
 from thrifty.report.verdict import Comparison, interval_text, signed_points, verdict_text
@@ -39,6 +40,7 @@ def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mappi
         RESEARCH_ONLY,
         *_networks(facts, pictures["pareto"]),
         *_comparisons(comparisons),
+        *false_positive_section(facts.networks),
         *_searches(facts, pictures["searches"]),
         *selection_section(facts.selection, pictures["selection"]),
         *_genotypes(facts, pictures["genotypes"]),
@@ -177,10 +179,11 @@ def _data(facts: Facts) -> list[str]:
     if not facts.summary:
         return []
     data = facts.summary["data"]
+    kind = "overlapping classes" if data.get("overlapping") else "classes"
     sets = ", ".join(f"{number:,} {name}" for name, number in data["sets"].items())
     line = (
         f"`{data['source']}`: {data['cases']:,} cases of {data['patients']:,} patients, {data['channels']} channels, "
-        f"{data['classes']} classes ({', '.join(data['labels'])}). Cases by set: {sets}."
+        f"{data['classes']} {kind} ({', '.join(data['labels'])}). Cases by set: {sets}."
     )
     return ["## Data", line]
 

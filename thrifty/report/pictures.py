@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from thrifty.data.labels import pixels_of, without_ignored
 from thrifty.errors import ThriftyError
 from thrifty.report.facts import Facts, Row
 
@@ -114,5 +117,18 @@ def _example(facts: Facts, store: Store, row: Row) -> Example:
         raise ThriftyError(f"{row['file']} has the size {prediction.shape}, its case {truth.shape}; remove it and evaluate again")
     spacing = store.cases[index].spacing_mm
     name = row["case"] if len(row["case"]) <= TITLE_LENGTH else f"{row['case'][:12]}…{row['case'][-16:]}"
-    title = f"{row['rank']}\n{name}\nDice {foreground_dice(prediction, truth, store.classes, facts.counted):.3f}"
-    return Example(title, store.image(index), truth, prediction, spacing[0] / spacing[1] if spacing else 1.0)
+    dice = foreground_dice(prediction, truth, store.classes, facts.counted, store.overlapping)
+    title = f"{row['rank']}\n{name}\nDice {dice:.3f}"
+    there, found = (_drawable(store, without_ignored(mask, truth)) for mask in (truth, prediction))
+    return Example(title, store.image(index), there, found, spacing[0] / spacing[1] if spacing else 1.0)
+
+
+def _drawable(store: Store, mask: np.ndarray) -> np.ndarray:
+    """One class id for each pixel: of overlapping classes the one that is smallest in the whole data set."""
+    if not store.overlapping:
+        return mask
+    sizes = np.sum([place.class_pixels for place in store.places], axis=0)
+    drawn = np.zeros_like(mask)
+    for index in sorted(range(1, len(store.labels)), key=lambda k: -sizes[k]):
+        drawn[pixels_of(mask, index, overlapping=True)] = index
+    return drawn

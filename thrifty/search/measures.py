@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from thrifty.data.batches import Batches
+from thrifty.data.labels import counted, foreground, pixels_of
+from thrifty.losses import Loss, dice_ce
 from thrifty.space import ops
 from thrifty.space.cost import lattice_of
 from thrifty.space.genotype import CELL_TYPES, Genotype
@@ -17,18 +19,24 @@ COLLAPSED = 0.8
 
 @dataclass(frozen=True)
 class SearchData:
-    """Batches of the two disjoint sets of cases."""
+    """Batches of the two disjoint sets of cases, and the loss on them."""
 
     weights: Batches
     architecture: Batches
+    loss: Loss = dice_ce
 
 
-def batch_dice(labels: Tensor, masks: Tensor, classes: int) -> float:
-    """Mean over the foreground classes of the Dice over a whole batch, (B, h, w) class ids; a class absent from both is 1."""
+def batch_dice(labels: Tensor, masks: Tensor, classes: int, overlapping: bool = False) -> float:
+    """Mean over the foreground classes of the Dice over a whole batch, (B, h, w) as in `thrifty.data.labels`.
+
+    A class absent from both is 1; ignored pixels do not count.
+    """
     scores = []
-    for c in range(1, classes):
-        size = int((labels == c).sum() + (masks == c).sum())
-        scores.append(2 * int(((labels == c) & (masks == c)).sum()) / size if size else 1.0)
+    kept = counted(masks)
+    for c in foreground(classes, overlapping):
+        found, there = (pixels_of(part, c, overlapping) & kept for part in (labels, masks))
+        size = int(found.sum() + there.sum())
+        scores.append(2 * int((found & there).sum()) / size if size else 1.0)
     return sum(scores) / len(scores)
 
 

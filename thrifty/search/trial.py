@@ -12,6 +12,7 @@ from thrifty.config import Study
 from thrifty.data.batches import Batches
 from thrifty.data.prepare import Prepared, open_prepared, training_normalisation
 from thrifty.inference import inherited_dice
+from thrifty.losses import loss_for
 from thrifty.nets.supernet import HardNetwork
 from thrifty.nets.supernet_file import save_supernet
 from thrifty.results import Trial, read_run, write_json
@@ -78,6 +79,7 @@ def make_search(
     data = SearchData(
         Batches(store, tuple(store.indices(splits.weights)), *shared, 2 * seed, device),
         Batches(store, tuple(store.indices(splits.architecture)), *shared, 2 * seed + 1, device),
+        loss_for(study.loss, store, store.indices(splits.training)),
     )
     costs = Costs(space, setting.width, setting.levels, store.channels, store.classes, depth=study.search.depth)
     return DifferentiableSearch(costs, setting, study.search, data, device, seed)

@@ -12,8 +12,7 @@ from torch import Tensor
 from thrifty.config import Search
 from thrifty.data.batches import Batches
 from thrifty.errors import ThriftyError
-from thrifty.inference import call_padded
-from thrifty.losses import dice_ce
+from thrifty.inference import call_padded, labels_of
 from thrifty.nets.recalibrate import batch_statistics
 from thrifty.nets.supernet import Relaxed, Supernet
 from thrifty.search.constraint import BudgetConstraint
@@ -88,7 +87,7 @@ class DifferentiableSearch:
             logits = self._logits(images, self.architecture.straight_through(), drawn)
         else:
             logits = self._logits(images, self.architecture.relaxed())
-        loss = dice_ce(logits, masks)
+        loss = self.data.loss(logits, masks)
         total = loss + self.constraint.term(self.expected(self.architecture)).to(loss)
         if self.settings.beta_decay:
             total = total + self.settings.beta_decay * self._progress(index) * self.architecture.beta_loss().to(loss)
@@ -106,7 +105,7 @@ class DifferentiableSearch:
             logits = self._logits(images, None, self._draw(index, step, WEIGHTS))
         else:
             logits = self._logits(images, self._fixed())
-        loss = dice_ce(logits, masks)
+        loss = self.data.loss(logits, masks)
         self.weight_optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.settings.weights.clip:
@@ -122,7 +121,7 @@ class DifferentiableSearch:
 
         def gradient(offset: Tensor) -> Tensor:
             self._shift(offset * temperature)
-            loss = dice_ce(self._logits(images, self.architecture.relaxed()), masks)
+            loss = self.data.loss(self._logits(images, self.architecture.relaxed()), masks)
             gradients = torch.autograd.grad(loss, parameters)
             self._shift(-offset * temperature)
             return flat(list(gradients)) * temperature
@@ -258,6 +257,7 @@ class DifferentiableSearch:
     def _dice(self, genotype: Genotype) -> dict[str, float]:
         """Mean foreground Dice of the mixture and of the decoded network, by the statistics of each batch."""
         totals, fixed = {"dice": 0.0, "dice_decoded": 0.0}, self._fixed()
+        overlapping = self.data.architecture.store.overlapping
         with torch.no_grad(), batch_statistics(self.supernet):
             for step in range(DICE_BATCHES):
                 images, masks = self._plain(step)
@@ -265,7 +265,8 @@ class DifferentiableSearch:
                     ("dice", self._logits(images, fixed)),
                     ("dice_decoded", self._logits(images, None, genotype)),
                 ):
-                    totals[key] += batch_dice(logits.argmax(1), masks, self.costs.classes) / DICE_BATCHES
+                    labels = labels_of(logits, overlapping)
+                    totals[key] += batch_dice(labels, masks, self.costs.classes, overlapping) / DICE_BATCHES
         return totals
 
 

@@ -76,7 +76,7 @@ def check(genotype: Genotype) -> Genotype:
     Raises:
         ThriftyError: what is illegal in it.
     """
-    for name, low in (("width", 1), ("levels", 2), ("channels", 1), ("classes", 2)):
+    for name, low in (("width", 1), ("levels", 2), ("channels", 1), ("classes", 1)):
         if getattr(genotype, name) < low:
             raise ThriftyError(f"the genotype has {name} {getattr(genotype, name)}, it must be at least {low}")
     check_path(genotype.path, genotype.levels)
