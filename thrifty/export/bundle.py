@@ -26,7 +26,7 @@ from monai.data import MetaTensor, decollate_batch
 
 
 class Evaluator:
-    """Predicts every batch of `dataloader` and hands each image with its labels (`pred`, (1, H, W) class ids) to `postprocessing`."""
+    """Predicts every batch of `dataloader`; each image goes with its labels (`pred`, (1, H, W) class ids) to `postprocessing`."""
 
     def __init__(self, pipeline, inferer, dataloader, postprocessing, device):
         self.pipeline, self.inferer, self.dataloader = pipeline.to(device).eval(), inferer, dataloader
@@ -121,7 +121,9 @@ def _inference() -> dict[str, Any]:
             "postprocessing": "@postprocessing",
             "device": "@device",
         },
-        "initialize": ["$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True), strict=False)"],
+        "initialize": [
+            "$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True), strict=False)"
+        ],
         "run": ["$@evaluator.run()"],
     }
 

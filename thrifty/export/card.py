@@ -102,15 +102,16 @@ def _limits(facts: Facts) -> list[str]:
     lines = [
         "- 2-D only: a volume is predicted slice by slice, and nothing looks across slices.",
         f"- Modality: {facts.told.modality or 'not stated'}. Nothing is known about images of another kind, scanner or site.",
-        f"- Trained on patches of {patch} pixels. Any size is taken (it is grown to multiples of {stride} by mirroring), but objects "
+        f"- Trained on patches of {patch} pixels. Any size is taken (grown to multiples of {stride} by mirroring), but objects "
         "much larger or smaller than in training are likely to be missed. Images are not resampled to a spacing.",
         f"- {whole}, so that labels of such images can differ a little.",
         f"- The classes exclude each other: every pixel has one of {spec.classes}.",
     ]
     if facts.postprocess:
         lines.append(
-            f"- `thrifty predict` cleans the labels up afterwards ({_plain(facts.postprocess)}: chosen on the selection cases). Connected "
-            "components cannot be part of ONNX or torch.export: **the exported files give the labels before that step.**"
+            "- `thrifty predict` cleans the labels up afterwards, as chosen on the selection cases "
+            f"({_plain(facts.postprocess)}). Connected components "
+            "cannot be part of ONNX or torch.export: **the exported files give the labels before that step.**"
         )
     return ["## Limits", "", *lines]
 
@@ -135,7 +136,9 @@ def _data(facts: Facts) -> list[str]:
     ]
     if result:
         fold = "" if facts.origin.fold is None else f", fold {facts.origin.fold}"
-        lines.append(f"- This file: seed {facts.origin.seed}{fold}, {result.get('steps')} steps, best of epoch {result.get('best_epoch')}")
+        lines.append(
+            f"- This file: seed {facts.origin.seed}{fold}, {result.get('steps')} steps, best of epoch {result.get('best_epoch')}"
+        )
     return ["## Data", "", *lines]
 
 
@@ -147,7 +150,7 @@ def _metrics(facts: Facts) -> list[str]:
     spread = f"{dice['sd_seeds']:.3f}" if dice.get("sd_seeds") is not None else "one seed"
     interval = f"{dice['ci95'][0]:.3f} to {dice['ci95'][1]:.3f}" if dice.get("ci95") else "not measured"
     lines = [
-        f"Test cases of {data_name(facts)}; means over {summary.get('seeds')} trainings of this network, of which this file is one.",
+        f"Test cases of {data_name(facts)}; means over {summary.get('seeds')} trainings, of which this file is one.",
         "",
         "| metric | mean | sd over seeds | 95 % interval over patients |",
         "|---|---|---|---|",
@@ -168,7 +171,11 @@ def _files(facts: Facts) -> list[str]:
     lines = ["| file | bytes |", "|---|---|", *(f"| `{name}` | {size:,} |" for name, size in facts.files.items())]
     if facts.loss:
         loss = facts.loss
-        lines += ["", f"int8: Dice {loss.after:.4f} against {loss.before:.4f} in float on {loss.cases} selection cases ({loss.points:+.2f} points lost)."]
+        lines += [
+            "",
+            f"int8: Dice {loss.after:.4f} against {loss.before:.4f} in float on {loss.cases} selection cases: "
+            f"{loss.points:+.2f} points lost.",
+        ]
         if loss.points > MOST_LOSS:
             lines.append(f"**Quantisation costs more than {MOST_LOSS} points here: prefer network.onnx.**")
     elif "network_int8.onnx" in facts.files:
@@ -183,7 +190,15 @@ def _energy(facts: Facts) -> list[str]:
     lines = ["| what | CPU-hours | GPU-hours |", "|---|---|---|"]
     lines += [f"| {name} | {cost['cpu_hours']:.2f} | {cost['gpu_hours']:.2f} |" for name, cost in hours.items()]
     whole = {key: sum(cost[key] for name, cost in hours.items() if name != "this training") for key in ("cpu_hours", "gpu_hours")}
-    return ["## Energy", "", "Hours of the whole run, in which this network was found, compared and measured:", "", *lines, "", energy(whole, facts.told)]
+    return [
+        "## Energy",
+        "",
+        "Hours of the whole run, in which this network was found, compared and measured:",
+        "",
+        *lines,
+        "",
+        energy(whole, facts.told),
+    ]
 
 
 def energy(hours: Mapping[str, float], told: Told) -> str:
@@ -194,12 +209,15 @@ def energy(hours: Mapping[str, float], told: Told) -> str:
         options = " and ".join(f"--{key}-watts" for key in missing)
         return f"Energy: unknown, since the power of the machine was not given ({options})."
     kwh = sum(hours[key] * (watts or 0) for key, watts in needed.items()) / 1000
-    parts = [f"{watts:g} W for each busy {key[:3].upper()}{' core' if key[:3] == 'cpu' else ''}" for key, watts in needed.items() if hours[key] > 0]
+    parts = [
+        f"{watts:g} W for each busy {key[:3].upper()}{' core' if key[:3] == 'cpu' else ''}"
+        for key, watts in needed.items()
+        if hours[key] > 0
+    ]
     return f"Energy: about {kwh:.3g} kWh, assuming {' and '.join(parts)}, cooling and idle parts not counted."
 
 
 def _howto(facts: Facts) -> list[str]:
-    channels = facts.model.network.channels
     lines = ["## Use", ""]
     if "network.py" in facts.files:
         lines += [
@@ -207,7 +225,7 @@ def _howto(facts: Facts) -> list[str]:
             "import torch",
             "from network import load  # network.py: plain torch",
             "",
-            'labels = load("weights.safetensors")(pixels)  # raw pixels (B, %d, H, W) float32 -> (B, H, W) class ids' % channels,
+            'labels = load("weights.safetensors")(pixels)  # (B, C, H, W) float32 raw pixels -> (B, H, W) class ids',
             "```",
             "",
         ]

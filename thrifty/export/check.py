@@ -1,4 +1,4 @@
-"""Whether an exported file computes the same labels as the trained network: on images made up for it, before it is left behind."""
+"""Whether an exported file gives the labels of the trained network, on images made up for it, before it is left behind."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ def _module(
     inputs: str = "x: Tensor",
     output: str = "Tensor",
 ) -> str:
-    body = {key: "\n".join(" " * 8 + line if line else "" for line in lines) for key, lines in (("init", init), ("forward", forward))}
+    body = {
+        key: "\n".join(" " * 8 + line if line else "" for line in lines) for key, lines in (("init", init), ("forward", forward))
+    }
     return MODULE.format(name=name, about=about, arguments=arguments, inputs=inputs, output=output, **body)
 
 
@@ -149,13 +151,20 @@ def _stem_class(kind: str, kernel: int, changes: bool) -> str:
         f"return stem0, torch.relu(block + {'self.skip(pooled)' if changes else 'pooled'})",
     ]
     about = "Images to stem0 at full size, and half of it: max-pooling and a residual block."
-    return _module("Stem", about, init, forward, "channels: int, full: int, first: int", "images: Tensor", "tuple[Tensor, Tensor]")
+    return _module(
+        "Stem", about, init, forward, "channels: int, full: int, first: int", "images: Tensor", "tuple[Tensor, Tensor]"
+    )
 
 
 def _down_input_class() -> str:
     init = ["self.conv = nn.Conv2d(c_in, c_out, 1, stride=2, bias=False) if c_in != c_out else None", NORM]
     forward = [f"return self.norm({AVERAGE} if self.conv is None else self.conv(x))"]
-    return _module("DownInput", "in0 of a down cell at the size of in1: average pooling (1x1 with stride 2 where the width changes), norm.", init, forward)
+    return _module(
+        "DownInput",
+        "in0 of a down cell at the size of in1: average pooling (1x1 with stride 2 where the width changes), norm.",
+        init,
+        forward,
+    )
 
 
 def _up_input_classes(kind: str) -> list[str]:
@@ -178,7 +187,9 @@ def _up_input_classes(kind: str) -> list[str]:
 
 def _output_class(kind: str) -> str:
     about = "The inner nodes, concatenated, to the width of the row; norm, ReLU."
-    return _module("CellOutput", about, [f"self.conv = {FRAME[kind][0]}(c_in, c_out)", NORM], ["return torch.relu(self.norm(self.conv(x)))"])
+    return _module(
+        "CellOutput", about, [f"self.conv = {FRAME[kind][0]}(c_in, c_out)", NORM], ["return torch.relu(self.norm(self.conv(x)))"]
+    )
 
 
 def layer_classes(genotype: Genotype) -> list[str]:

@@ -123,7 +123,9 @@ def images_of_folder(folder: Path, channels: int) -> list[np.ndarray]:
     wrong = [image for image in images if len(image) != channels]
     if not images or wrong:
         found = f"images of {len(wrong[0])} channels" if wrong else "no image"
-        raise ThriftyError(f"--calibrate {folder} holds {found}; images of {channels} channels are needed (png, tif, jpg, bmp, NIfTI)")
+        raise ThriftyError(
+            f"--calibrate {folder} holds {found}; images of {channels} channels are needed (png, tif, jpg, bmp, NIfTI)"
+        )
     return [images[k] for k in evenly(range(len(images)), MOST_CALIBRATED)]
 
 

@@ -32,9 +32,7 @@ def pad_to_stride(images: Tensor, stride: int) -> Tensor:
 
 def cut_back(values: Tensor, height: int, width: int, stride: int) -> Tensor:
     """The middle (B, C, height, width) of what a network made of a grown image."""
-    rows, columns = (
-        torch.arange(size, device=values.device) + place(size, stride)[1] for size in (height, width)
-    )
+    rows, columns = (torch.arange(size, device=values.device) + place(size, stride)[1] for size in (height, width))
     return values.index_select(2, rows).index_select(3, columns)
 
 

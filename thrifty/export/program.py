@@ -47,7 +47,11 @@ def traced(pipeline: Pipeline, channels: int) -> ExportedProgram:
     example = torch.rand(2, channels, 2 * pipeline.stride + 3, 3 * pipeline.stride + 5)
     with torch.no_grad(), known_warnings():
         # Two guards on strides of memory that always hold cannot be proven for a size rounded up; so they stay in the program.
-        return export(pipeline, (example,), dynamic_shapes=(sizes,), prefer_deferred_runtime_asserts_over_guards=True)
+        program = export(pipeline, (example,), dynamic_shapes=(sizes,), prefer_deferred_runtime_asserts_over_guards=True)
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):  # paths of this machine
+            node.meta.pop(key, None)
+    return program
 
 
 def save_program(program: ExportedProgram, path: Path, model: Model) -> None:

@@ -69,6 +69,9 @@ def save_quantised(graph: Path, path: Path, images: Sequence[np.ndarray], float_
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTISED),
                 per_channel=True,
+                # Seven bits: where the CPU has no VNNI, onnxruntime adds pairs of 8 bit products in 16 bits, which overflow.
+                # Measured: 8 to 10 points of Dice lost with eight bits, 0.1 with seven.
+                reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
@@ -76,6 +79,19 @@ def save_quantised(graph: Path, path: Path, images: Sequence[np.ndarray], float_
             )
     finally:
         logging.root.setLevel(before)
+    strip(path)
+
+
+def strip(path: Path) -> None:
+    """Takes the shapes that the quantiser noted for every tensor out of a file; they are more than half of a tiny network."""
+    import onnx
+
+    proto = onnx.load(path)
+    del proto.graph.value_info[:]
+    for node in proto.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    onnx.save(proto, path)
 
 
 def _ends(graph: Path) -> list[str]:
@@ -90,7 +106,9 @@ def dice_loss(before: Predict, after: Predict, cases: Sequence[tuple[np.ndarray,
     """Of two predictions of cases: (image (channels, H, W), mask (H, W))."""
 
     def mean(predict: Predict) -> float:
-        return float(np.mean([foreground_dice(predict(image[None].astype(np.float32))[0], mask, classes) for image, mask in cases]))
+        return float(
+            np.mean([foreground_dice(predict(image[None].astype(np.float32))[0], mask, classes) for image, mask in cases])
+        )
 
     return Loss(len(cases), mean(before), mean(after))
 

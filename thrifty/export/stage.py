@@ -1,4 +1,4 @@
-"""`thrifty export MODEL OUTPUT`: writes the forms asked for into a new folder, checks each, and leaves nothing where one fails."""
+"""`thrifty export MODEL OUTPUT`: writes forms of a network into a new folder, checks each, leaves nothing where one fails."""
 
 from __future__ import annotations
 
@@ -215,7 +215,9 @@ def _write_programs(export: Export, wanted: Sequence[str], images: Sequence[np.n
         print("writing ONNX", flush=True)
         path = export.folder / "network.onnx"
         save_graph(program, path, export.model, export.probabilities)
-        export.checks[path.name] = agreement(graph_labels(path), export.expected, made_up_images(export.model, stride)).require(path.name)
+        export.checks[path.name] = agreement(graph_labels(path), export.expected, made_up_images(export.model, stride)).require(
+            path.name
+        )
         if "int8" in wanted:
             _write_quantised(export, path, images)
         if "onnx" not in wanted:
