@@ -122,7 +122,7 @@ def _inference() -> dict[str, Any]:
             "device": "@device",
         },
         "initialize": [
-            "$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True), strict=False)"
+            "$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True))"
         ],
         "run": ["$@evaluator.run()"],
     }

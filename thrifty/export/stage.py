@@ -185,7 +185,7 @@ def _checked_source(export: Export, text: str) -> Agreement:
     names: dict[str, Any] = {"__name__": "network"}
     exec(compile(text, "network.py", "exec"), names)
     network = names["Network"]()
-    network.load_state_dict(export.network.state_dict(), strict=False)
+    network.load_state_dict(dict(export.network.state_dict()))
     pipeline = names["Pipeline"](network, names["STRIDE"], names["normalisation"]()).eval()
 
     def predict(pixels: np.ndarray) -> np.ndarray:
