@@ -39,3 +39,11 @@ def save_random(folder: Path, spec: NetworkSpec, normalisation: Normalisation = 
     model = Model(spec, normalisation, labels, (32, 32))
     save_model(Trial(folder), model, lively(build_network(spec)).state_dict())
     return model
+
+
+def pixels(*size: int) -> np.ndarray:
+    """(batch, channels, height, width) of blocks of grey values, so that labels are areas and not noise."""
+    rng = np.random.default_rng(3)
+    batch, channels, height, width = size
+    coarse = rng.integers(0, 256, (batch, channels, height // 4 + 1, width // 4 + 1)).repeat(4, 2).repeat(4, 3)
+    return coarse[:, :, :height, :width].astype(np.float32)

@@ -64,7 +64,9 @@ def test_every_shipped_space(space: str) -> None:
 
 def test_widths_that_change_from_row_to_row_and_separable_inputs() -> None:
     spec = random_spec("thrifty", 3)
-    frame = replace(spec.genotype.frame, row_factors=(0.5, 1.0, 1.5), input_conv="sep_3", output_conv="conv_3", stem_block="conv_1")
+    frame = replace(
+        spec.genotype.frame, row_factors=(0.5, 1.0, 1.5), input_conv="sep_3", output_conv="conv_3", stem_block="conv_1"
+    )
     from thrifty.nets.build import genotype_spec
 
     assert_equal_networks(genotype_spec("mixed", replace(spec.genotype, frame=frame), None))

@@ -68,15 +68,15 @@ def write_bundle(folder: Path, model: Model, network: nn.Module, source: str, fa
     write_text(folder / "scripts" / "network.py", source)
     write_text(folder / "scripts" / "evaluator.py", EVALUATOR)
     write_json(folder / "configs" / "metadata.json", _metadata(model, stride_of(network), facts))
-    write_json(folder / "configs" / "inference.json", _inference())
+    write_json(folder / "configs" / "inference.json", _inference(stride_of(network)))
     text = README.format(name=model.network.name, version=__version__, channels=model.network.channels)
     write_text(folder / "docs" / "README.md", text)
 
 
-def _inference() -> dict[str, Any]:
+def _inference(stride: int) -> dict[str, Any]:
     transposed = {"_target_": "Transposed", "indices": [0, 2, 1]}  # MONAI reads pictures as (columns, rows)
     return {
-        "imports": ["$import glob", "$import numpy", "$import scripts.network"],
+        "imports": ["$import glob", "$import numpy"],
         "bundle_root": ".",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
@@ -85,7 +85,12 @@ def _inference() -> dict[str, Any]:
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*.png'))",
         "network_def": {"_target_": "scripts.network.Network"},
         "network": "$@network_def.to(@device)",
-        "pipeline": "$scripts.network.Pipeline(@network, scripts.network.STRIDE, scripts.network.normalisation())",
+        "pipeline": {
+            "_target_": "scripts.network.Pipeline",
+            "network": "@network",
+            "stride": stride,
+            "normalise": {"_target_": "scripts.network.normalisation"},
+        },
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -121,9 +126,7 @@ def _inference() -> dict[str, Any]:
             "postprocessing": "@postprocessing",
             "device": "@device",
         },
-        "initialize": [
-            "$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True))"
-        ],
+        "initialize": ["$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True))"],
         "run": ["$@evaluator.run()"],
     }
 
