@@ -126,8 +126,11 @@ def _inference(stride: int) -> dict[str, Any]:
             "postprocessing": "@postprocessing",
             "device": "@device",
         },
-        "initialize": ["$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True))"],
-        "run": ["$@evaluator.run()"],
+        # Not in "initialize", which monai.bundle.load runs too, wherever it is called.
+        "run": [
+            "$@network.load_state_dict(torch.load(@ckpt_path, map_location=@device, weights_only=True))",
+            "$@evaluator.run()",
+        ],
     }
 
 
