@@ -126,7 +126,7 @@ def main() -> None:
         print(labels_row(item, told.images), flush=True)
     compared = [*items, *([exported(told.unet, told.output)] if told.unet else [])]
     print(
-        "\n| model | safetensors | ONNX | int8 | Dice float | Dice int8 | points lost | cases |\n|---|---|---|---|---|---|---|---|"
+        "\n| model | safetensors | ONNX | int8 | Dice float | Dice int8 | points lost | cases |\n" + "|---" * 8 + "|"
     )
     for item in compared:
         print(sizes_row(item), flush=True)
