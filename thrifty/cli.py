@@ -255,6 +255,29 @@ def cp(
 
 @app.command()
 @guarded
+def export(
+    model: Annotated[Path, typer.Argument(help="The folder of a trained network: RUN/retrain/<network>/seed_<s>.")],
+    output: Annotated[Path, typer.Argument(help="A new folder.")],
+    formats: Annotated[str | None, typer.Option(help="Of safetensors,network,pt2,onnx,int8,monai,card; all by default.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="Images for int8; by default the run's training cases.")] = None,
+    probabilities: Annotated[bool, typer.Option(help="A second output of .pt2 and ONNX.")] = False,
+    license: Annotated[str | None, typer.Option(help="For the model card, as in cc-by-4.0.")] = None,
+    modality: Annotated[str | None, typer.Option(help="For the model card, as in 'brain MR, T1'.")] = None,
+    cpu_watts: Annotated[float | None, typer.Option(min=0, help="Of a busy core, for the energy in the model card.")] = None,
+    gpu_watts: Annotated[float | None, typer.Option(min=0, help="Of a busy GPU, for the energy in the model card.")] = None,
+    allow_code: Annotated[bool, typer.Option(help="Import ops of the form module:Class.")] = False,
+) -> None:
+    """Stage 6: a trained network as plain torch, torch.export, ONNX, int8, MONAI bundle; with a model card."""
+    from thrifty.export.card import Told
+    from thrifty.export.stage import export_model
+
+    names = None if formats is None else [name.strip() for name in formats.split(",") if name.strip()]
+    told = Told(license, modality, cpu_watts, gpu_watts)
+    export_model(model, output, names, told, calibrate, probabilities, allow_code)
+
+
+@app.command()
+@guarded
 def doctor(ray: Annotated[bool, typer.Option("--ray", help="Also try whether Ray starts (some seconds).")] = False) -> None:
     """Says what this machine has."""
     from thrifty.doctor import examine

@@ -188,7 +188,7 @@ def entropy(probabilities: np.ndarray, overlapping: bool = False) -> np.ndarray:
     2016, section 3.3.1). Where classes overlap: the mean of that of each class, which has two outcomes.
     """
     if overlapping:
-        return np.mean([entropy(np.stack([p, 1 - p])) for p in probabilities], axis=0, dtype=np.float32)
+        return np.stack([entropy(np.stack([p, 1 - p])) for p in probabilities]).mean(axis=0)
     sure = np.clip(probabilities.astype(np.float64), 1e-12, 1.0)
     return (-(sure * np.log(sure)).sum(axis=0) / np.log(len(probabilities))).clip(0, 1).astype(np.float32)
 

@@ -1,0 +1,147 @@
+"""What exported networks are worth: labels against PyTorch's on real images, int8, file sizes, latency on one CPU thread.
+
+    python benchmarks/export.py OUTPUT MODEL [MODEL ...] [--unet MODEL] [--images 50] [--side 256] [--rounds 20]
+
+MODEL is a folder of a run, RUN/retrain/<network>/seed_<s>, whose run has its data. Each is exported below OUTPUT (what is there
+already is taken), then predicted and timed. Latencies are of the whole way from raw pixels to labels, batch 1, in alternating
+rounds; what counts are their ratios. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from thrifty.export.check import Predict, agreement
+from thrifty.export.graph import graph_labels
+from thrifty.export.origin import evenly, find_origin
+from thrifty.export.program import pipeline_of
+from thrifty.export.stage import INT8, export_model
+from thrifty.inference import evaluating, predict_logits
+from thrifty.model import load_model
+from thrifty.results import Trial, read_json
+from thrifty.summary import macs
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported model: where it came from and where it lies."""
+
+    name: str
+    model: Path
+    folder: Path
+
+
+def exported(model: Path, output: Path) -> Exported:
+    name = "_".join((model.resolve().parents[2].name, model.resolve().parent.name))
+    folder = output / name
+    if not folder.exists():
+        export_model(model, folder, ["safetensors", "onnx", "int8"])
+    return Exported(name, model, folder)
+
+
+def labels_row(item: Exported, images: int) -> str:
+    """Agreement on test cases; every second one is cropped to sizes that are no multiples of the stride."""
+    origin = find_origin(item.model)
+    assert origin is not None
+    network, model = load_model(Trial(item.model), torch.device("cpu"))
+    store, splits = origin.prepared(item.folder)
+
+    def expected(pixels: np.ndarray) -> np.ndarray:
+        """As `predict_cases`, with the window of the study."""
+        normalised = torch.from_numpy(np.stack([model.normalisation.apply(image) for image in pixels]))
+        with evaluating(network):
+            return predict_logits(network, normalised, origin.study.evaluate).argmax(dim=1).to(torch.uint8).numpy()
+
+    batches = []
+    for number, index in enumerate(evenly(store.indices(splits.test), images)):
+        image = store.image(index)[None].astype(np.float32)
+        batches.append(image[:, :, : -(1 + number % 13), : -(1 + number % 7)] if number % 2 else image)
+    found = agreement(graph_labels(item.folder / "network.onnx"), expected, batches)
+    quantised = agreement(graph_labels(item.folder / INT8), expected, batches)
+    return f"| {item.name} | {len(batches)} | {found.pixels:,} | {100 * found.share:.4f} % | {100 * quantised.share:.2f} % |"
+
+
+def sizes_row(item: Exported) -> str:
+    record = read_json(item.folder / "export.json")
+    sizes = {name: f"{record['files'][name]['bytes']:,}" for name in ("weights.safetensors", "network.onnx", INT8)}
+    loss = record["int8"]
+    dice = f"{loss['dice_float']:.4f} | {loss['dice_int8']:.4f} | {loss['loss_points']:+.2f} | {loss['cases']}"
+    return f"| {item.name} | {' | '.join(sizes.values())} | {dice} |"
+
+
+def forms(item: Exported) -> dict[str, Predict]:
+    network, model = load_model(Trial(item.model), torch.device("cpu"))
+    pipeline = pipeline_of(network, model, probabilities=False)
+
+    def torch_labels(pixels: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return pipeline(torch.from_numpy(pixels)).numpy()
+
+    ways = {"PyTorch": torch_labels, "ONNX": graph_labels(item.folder / "network.onnx"), "int8": graph_labels(item.folder / INT8)}
+    return {f"{item.name} {name}": way for name, way in ways.items()}
+
+
+def latencies(items: list[Exported], side: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every form in every round, in alternation, after two that warm up."""
+    ways = {name: way for item in items for name, way in forms(item).items()}
+    rng = np.random.default_rng(0)
+    channels = {item.name: read_json(item.folder / "model.json")["network"]["channels"] for item in items}
+    pixels = {n: rng.integers(0, 255, (1, c, side, side)).astype(np.float32) for n, c in channels.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(rounds + 2):
+        for name, way in ways.items():
+            image = pixels[name.rsplit(" ", 1)[0]]
+            start = time.perf_counter()
+            way(image)
+            if round_ > 1:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], to: str) -> dict[str, float]:
+    """The median over rounds of how many times faster than `to` each form is."""
+    return {name: statistics.median(b / a for a, b in zip(values, seconds[to], strict=True)) for name, values in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("--unet", type=Path, help="what latencies are compared with; by default the first model")
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=20)
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    items = [exported(model, told.output) for model in told.models]
+    print("| model | images | pixels | ONNX = PyTorch | int8 = PyTorch |\n|---|---|---|---|---|")
+    for item in items:
+        print(labels_row(item, told.images), flush=True)
+    compared = [*items, *([exported(told.unet, told.output)] if told.unet else [])]
+    print(
+        "\n| model | safetensors | ONNX | int8 | Dice float | Dice int8 | points lost | cases |\n" + "|---" * 8 + "|"
+    )
+    for item in compared:
+        print(sizes_row(item), flush=True)
+    print(f"\n| form | MACs at {told.side} | MACs, fewer | times faster than {compared[-1].name} ONNX | than its PyTorch |")
+    print("|---|---|---|---|---|")
+    seconds, base = latencies(compared, told.side, told.rounds), compared[-1].name
+    by_onnx, by_torch = ratios(seconds, f"{base} ONNX"), ratios(seconds, f"{base} PyTorch")
+    counts = {
+        item.name: macs(load_model(Trial(item.model), torch.device("cpu"))[1].network, (told.side, told.side))
+        for item in compared
+    }
+    for name in seconds:
+        count = counts[name.rsplit(" ", 1)[0]]
+        print(f"| {name} | {count / 1e6:,.0f} M | {counts[base] / count:.1f}x | {by_onnx[name]:.2f} | {by_torch[name]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
