@@ -29,7 +29,9 @@ NO_IMAGE = "DICOM files that hold no image"
 STACK = "DICOM series that are no volume"
 
 STANDARD_UIDS = "1.2.840.10008.1.2."  # the root of the standard's own transfer syntaxes: their numbers name nobody
-MODALITIES = frozenset("CT MR PT NM US CR DX MG XA RF OP OPT SM ES GM XC IO PX DG BMD".split())
+MODALITIES = frozenset(
+    ("CT", "MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OP", "OPT", "SM", "ES", "GM", "XC", "IO", "PX", "DG", "BMD")
+)
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 
 Window = Literal["none", "file"] | tuple[float, float]  # modality values, the file's own window, or centre and width
@@ -46,6 +48,9 @@ class DicomImage:
     files     the file of each slice; a multi-frame file comes once for each of its frames
     frames    the frame within its file of each slice, from 0
     uids      the SOPInstanceUID of each slice: to match masks and to write DICOM-SEG, for no output of ours
+    origins   of each slice in RAS mm, (slices, 3); None as for the affine
+    directions  of growing column and row index, (2, 3), RAS; None as for the affine
+    numbers   the InstanceNumber of each slice, or None
     modality  as in the standard (CT, MR, ...), or '' where the header says something else
     notes     what was done with the values, for a report; free of identifiers
     """
@@ -56,6 +61,9 @@ class DicomImage:
     files: tuple[Path, ...]
     frames: tuple[int, ...]
     uids: tuple[str, ...]
+    origins: np.ndarray | None
+    directions: np.ndarray | None
+    numbers: tuple[int | None, ...]
     modality: str
     notes: tuple[str, ...]
 
@@ -116,6 +124,15 @@ def read_header(path: Path, name: str) -> Dataset:
     return _read(path, name, stop_before_pixels=True)
 
 
+def read_whole(path: Path, name: str) -> Dataset:
+    """Header and (still encoded) pixels.
+
+    Raises:
+        Unreadable, ThriftyError: as `read_header`.
+    """
+    return _read(path, name)
+
+
 def _read(path: Path, name: str, **options: Any) -> Dataset:
     with quiet_pydicom() as pydicom:
         try:
@@ -162,14 +179,16 @@ def read_file(path: Path, name: str = "the file", window: Window = "none") -> Di
     return read_series([path], name, window)
 
 
-def read_series(files: Sequence[Path], name: str = "the series", window: Window = "none") -> DicomImage:
+def read_series(files: Sequence[Path], name: str = "the series", window: Window = "none", as_volume: bool = True) -> DicomImage:
     """The files of one series (any order) as one image, slices in the order of their positions along the normal.
+
+    Without `as_volume` the slices need not make a volume: there is no affine, and any distances between them are fine.
 
     Raises:
         Unreadable: as `read_file`; slices of several sizes or directions, two in one place, or uneven distances between them.
         ThriftyError: the extra is not installed.
     """
-    from thrifty.data.dicom_geometry import affine_of, order_of, planes_of
+    from thrifty.data.dicom_geometry import affine_of, directions_of, order_of, origins_of, planes_of
 
     parts: list[np.ndarray] = []
     planes, owners, uids, notes, modality = [], [], [], [], ""
@@ -187,7 +206,7 @@ def read_series(files: Sequence[Path], name: str = "the series", window: Window 
     order = order_of(planes, name)
     values = np.concatenate(parts).astype(smallest_type(parts), copy=False)[order]
     planes = [planes[k] for k in order]
-    affine, remarks = affine_of(planes, name)
+    affine, remarks = affine_of(planes, name) if as_volume else (None, [])
     spacing = planes[0].spacing_mm
     return DicomImage(
         values=values,
@@ -196,6 +215,9 @@ def read_series(files: Sequence[Path], name: str = "the series", window: Window 
         files=tuple(owners[k][0] for k in order),
         frames=tuple(owners[k][1] for k in order),
         uids=tuple(uids[k] for k in order),
+        origins=origins_of(planes),
+        directions=directions_of(planes),
+        numbers=tuple(plane.number for plane in planes),
         modality=modality,
         notes=(*notes, *remarks),
     )
@@ -280,7 +302,7 @@ def _grey(header: Dataset, raw: np.ndarray, kind: str, window: Window) -> tuple[
 
     notes = []
     transforms = [_transform(header, k) for k in range(len(raw))]
-    if any(t is not header or "RescaleSlope" in t or "ModalityLUTSequence" in t for t in transforms):
+    if any(map(_changes_values, transforms)):
         frames = [apply_modality_lut(frame, t) for frame, t in zip(raw, transforms, strict=True)]
         values = np.stack(frames)
         notes.append("rescaled by slope and intercept, or the modality table")
@@ -292,7 +314,9 @@ def _grey(header: Dataset, raw: np.ndarray, kind: str, window: Window) -> tuple[
         if all(f is not None for f in functions):
             values = np.stack([windowed(v, f) for v, f in zip(values, functions, strict=True) if f is not None])
             values = 255 - values if negative else values
-            notes.append("window of the file, to 8 bits" if window == "file" else f"window {window[0]:g}, {window[1]:g} to 8 bits")
+            notes.append(
+                "window of the file, to 8 bits" if window == "file" else f"window {window[0]:g}, {window[1]:g} to 8 bits"
+            )
         else:
             window = "none"
             notes.append("no window in the file, values kept")
@@ -301,6 +325,12 @@ def _grey(header: Dataset, raw: np.ndarray, kind: str, window: Window) -> tuple[
     if negative:
         notes.append("MONOCHROME1 inverted: larger is brighter")
     return values[..., None].astype(smallest_type([values]), copy=False), notes
+
+
+def _changes_values(transform: Dataset) -> bool:
+    slope, intercept = transform.get("RescaleSlope"), transform.get("RescaleIntercept")
+    linear = (slope is not None and slope != 1) or (intercept is not None and intercept != 0)
+    return linear or bool(transform.get("ModalityLUTSequence"))
 
 
 def _transform(header: Dataset, frame: int) -> Dataset:

@@ -115,6 +115,20 @@ def order_of(planes: Sequence[Plane], name: str) -> list[int]:
     return sorted(range(len(planes)), key=lambda k: numbers[k])  # type: ignore[arg-type, return-value]
 
 
+def origins_of(planes: Sequence[Plane]) -> np.ndarray | None:
+    """(slices, 3): the centre of the first pixel of each, RAS mm; None where one is unknown."""
+    if not all(plane.placed for plane in planes):
+        return None
+    return np.stack([plane.origin for plane in planes]) * np.diag(LPS_TO_RAS)[:3]  # type: ignore[misc]
+
+
+def directions_of(planes: Sequence[Plane]) -> np.ndarray | None:
+    """(2, 3): the directions of growing column and row index, which all planes share, in RAS; None where they are unknown."""
+    if not planes[0].placed:
+        return None
+    return np.stack([planes[0].along_row, planes[0].along_column]) * np.diag(LPS_TO_RAS)[:3]  # type: ignore[list-item]
+
+
 def affine_of(planes: Sequence[Plane], name: str) -> tuple[np.ndarray | None, list[str]]:
     """The affine of (column, row, slice) to mm in RAS for ordered planes, and remarks; None without places.
 

@@ -52,7 +52,9 @@ class _Slice:
 def find_series(
     files: Iterable[Path], call: Callable[[Path], str], refuse: Callable[[Unreadable], None] | None = None
 ) -> tuple[list[Series], list[Segmentation]]:
-    """The series and the segmentations among DICOM files. `call` is what an error calls a file, `refuse` takes what cannot be read.
+    """The series and the segmentations among DICOM files.
+
+    `call` is what an error calls a file, `refuse` takes what cannot be read.
 
     Raises:
         Unreadable: a file that cannot be read, where there is no `refuse`.

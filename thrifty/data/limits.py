@@ -21,7 +21,7 @@ def check_picture(height: int, width: int, name: str) -> None:
         Unreadable: more pixels than Pillow's limit.
     """
     if height * width > most_pixels():
-        raise Unreadable(TOO_LARGE, f"{name} ({height}x{width} pixels; at most {most_pixels():,}, cut it into tiles)")
+        raise Unreadable(TOO_LARGE, f"{name} ({height * width:,} pixels; at most {most_pixels():,}, cut it into tiles)")
 
 
 def check_values(count: int, name: str) -> None:
