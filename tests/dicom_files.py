@@ -170,3 +170,9 @@ def segmentation(path: Path, images: list[Dataset], masks: np.ndarray, overlappi
 
 def read(path: Path) -> Dataset:
     return pydicom.dcmread(path)
+
+
+def save_picture(values: np.ndarray, path: Path, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path, **options)
+    return path

@@ -38,7 +38,7 @@ def test_transparent_pixels_are_refused(tmp_path: Path, mode: str) -> None:
     picture = Image.fromarray(COLOUR).convert(mode)
     picture.putpixel((1, 2), (*picture.getpixel((1, 2))[:-1], 254))
     picture.save(tmp_path / "a.png")
-    with pytest.raises(Unreadable, match="transparent.*a.png"):
+    with pytest.raises(Unreadable, match=r"transparent.*a\.png"):
         decode(tmp_path / "a.png")
 
 

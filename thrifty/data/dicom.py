@@ -104,6 +104,21 @@ def _quiet_gdcm() -> None:
         gdcm.Trace.SetError(False)
 
 
+@contextlib.contextmanager
+def header_errors(name: str) -> Iterator[None]:
+    """Header values are converted when they are looked at: what goes wrong then is told without quoting them.
+
+    Raises:
+        Unreadable: instead of whatever a broken header raises.
+    """
+    try:
+        yield
+    except (Unreadable, ThriftyError, MemoryError):
+        raise
+    except Exception as error:
+        raise Unreadable(BROKEN, f"{name} (its header: {type(error).__name__})") from None
+
+
 def is_dicom(path: Path) -> bool:
     """By the magic word after the preamble; files without one count by their ending."""
     try:
@@ -195,14 +210,17 @@ def read_series(files: Sequence[Path], name: str = "the series", window: Window 
     for path in files:
         header = _read(path, name)
         values, said = _pixels(header, name, window)
+        with header_errors(name):
+            own = planes_of(header, len(values))
+            uid = str(header.get("SOPInstanceUID", ""))
+            modality = modality_of(header)
         if parts and values.shape[1:] != parts[0].shape[1:]:
             raise Unreadable(STACK, f"{name} (slices of several sizes)")
         parts.append(values)
-        planes.extend(planes_of(header, len(values)))
+        planes.extend(own)
         owners.extend((path, k) for k in range(len(values)))
-        uids.extend([str(header.get("SOPInstanceUID", ""))] * len(values))
+        uids.extend([uid] * len(values))
         notes.extend(note for note in said if note not in notes)
-        modality = modality_of(header)
     order = order_of(planes, name)
     values = np.concatenate(parts).astype(smallest_type(parts), copy=False)[order]
     planes = [planes[k] for k in order]
@@ -230,24 +248,21 @@ def modality_of(header: Dataset) -> str:
 
 def _pixels(header: Dataset, name: str, window: Window) -> tuple[np.ndarray, list[str]]:
     """(frames, rows, columns, channels) and what was done."""
-    frames = frames_of(header)
-    if "PixelData" not in header and "FloatPixelData" not in header and "DoubleFloatPixelData" not in header:
-        raise Unreadable(NO_IMAGE, name)
-    check_values(frames * int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel") or 1), name)
-    raw = decoded_frames(header, name)
-    kind = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
-    try:
-        with quiet_pydicom():
-            if kind == "PALETTE COLOR":
-                return _palette(header, raw)
-            if raw.ndim == 4:
-                to_rgb = ["YBR became RGB"] if kind.startswith("YBR") else []
-                return (raw, to_rgb) if raw.dtype == np.uint8 else (raw.astype(np.uint16), to_rgb)
-            return _grey(header, raw, kind, window)
-    except (Unreadable, MemoryError):
-        raise
-    except Exception as error:
-        raise Unreadable(BROKEN, f"{name} (rescale, palette or window: {type(error).__name__})") from None
+    with header_errors(name):
+        if "PixelData" not in header and "FloatPixelData" not in header and "DoubleFloatPixelData" not in header:
+            raise Unreadable(NO_IMAGE, name)
+        size = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel") or 1)
+        check_values(frames_of(header) * size, name)
+        kind = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+        if kind not in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB") and not kind.startswith("YBR_"):
+            raise Unreadable(BROKEN, f"{name} (a photometric interpretation that is not read)")
+        raw = decoded_frames(header, name)
+        if kind == "PALETTE COLOR":
+            return _palette(header, raw)
+        if raw.ndim == 4:
+            to_rgb = ["YBR became RGB"] if kind.startswith("YBR") else []
+            return (raw, to_rgb) if raw.dtype == np.uint8 else (raw.astype(np.uint16), to_rgb)
+        return _grey(header, raw, kind, window)
 
 
 def decoded_frames(header: Dataset, name: str) -> np.ndarray:

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thrifty.data.cases import Unreadable
-from thrifty.data.dicom import frames_of, is_image, is_segmentation, modality_of, read_header
+from thrifty.data.dicom import (
+    frames_of,
+    header_errors,
+    is_image,
+    is_segmentation,
+    modality_of,
+    quiet_pydicom,
+    read_header,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -49,6 +57,7 @@ class _Slice:
     modality: str
 
 
+@quiet_pydicom()
 def find_series(
     files: Iterable[Path], call: Callable[[Path], str], refuse: Callable[[Unreadable], None] | None = None
 ) -> tuple[list[Series], list[Segmentation]]:
@@ -64,12 +73,13 @@ def find_series(
     masks = []
     for path in sorted(files):
         try:
-            header = read_header(path, call(path))
-            if is_segmentation(header):
-                masks.append(Segmentation(path, _referenced(header)))
-            elif is_image(header):
-                found = _slice(path, header, call(path))
-                groups.setdefault(found.group, []).append(found)
+            with header_errors(call(path)):
+                header = read_header(path, call(path))
+                if is_segmentation(header):
+                    masks.append(Segmentation(path, _referenced(header)))
+                elif is_image(header):
+                    found = _slice(path, header)
+                    groups.setdefault(found.group, []).append(found)
         except Unreadable as error:
             if refuse is None:
                 raise
@@ -78,14 +88,11 @@ def find_series(
     return sorted(map(_series, stacks), key=lambda series: series.files), masks
 
 
-def _slice(path: Path, header: Dataset, name: str) -> _Slice:
-    try:
-        direction = tuple(round(float(v), 2) + 0.0 for v in header.get("ImageOrientationPatient") or ())
-        place = tuple(round(float(v), 2) for v in header.get("ImagePositionPatient") or ())
-        sizes = (int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel") or 1))
-        frames = frames_of(header)
-    except (TypeError, ValueError, AttributeError):
-        raise Unreadable("DICOM files that cannot be read", f"{name} (sizes or position in its header)") from None
+def _slice(path: Path, header: Dataset) -> _Slice:
+    direction = tuple(round(float(v), 2) + 0.0 for v in header.get("ImageOrientationPatient") or ())
+    place = tuple(round(float(v), 2) for v in header.get("ImagePositionPatient") or ())
+    sizes = (int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel") or 1))
+    frames = frames_of(header)
     uid = str(header.get("SOPInstanceUID", ""))
     # A multi-frame file is a stack by itself, and so is a file that names no series.
     series = str(header.get("SeriesInstanceUID", "")) or str(path)

@@ -62,7 +62,8 @@ def smallest_type(parts: Sequence[np.ndarray]) -> np.dtype[Any]:
     if not all(part.dtype.kind in "biu" or bool((part == np.rint(part)).all()) for part in parts):
         return np.dtype(np.float32)
     low, high = min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
-    for kind in (np.int16, np.uint16):
+    unsigned = all(part.dtype.kind == "u" for part in parts)  # rescaled values are signed for all files of a set, or for none
+    for kind in (np.uint16, np.int16) if unsigned else (np.int16, np.uint16):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return np.dtype(kind)
     return np.dtype(np.float32)

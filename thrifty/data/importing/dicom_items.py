@@ -31,6 +31,7 @@ class Masks:
     segmentations: Mapping[str, tuple[Segmentation, ...]]  # by the UID of an image
     ids: Mapping[Kind, int]
     files: Mapping[str, Path]  # by name without ending, with and without folders
+    names: frozenset[str]  # every part of these names
     bits: bool
 
 
@@ -49,7 +50,7 @@ def find_dicom(root: Path, wishes: Wishes) -> Found:
         return f"file {numbers[path]}"
 
     dicoms = [path for path in files if is_dicom(path)]
-    series, segmentations = find_series(dicoms, call, lambda error: found.refused.append((error.name, error.kind)))
+    series, segmentations = find_series(dicoms, call, lambda error: found.refuse(error.name.split(" (")[0], error))
     unreadable = len(found.refused)
     if not series:
         raise ThriftyError(f"no DICOM image among the {len(files)} files of the source; {len(found.refused)} could not be read")
@@ -78,7 +79,7 @@ def _masks(
         try:
             kinds.extend(kind for _, kind in sorted(kinds_of(one.path, call(one.path)).items()))
         except Unreadable as error:
-            found.refused.append((error.name, error.kind))
+            found.refuse(call(one.path), error)
             continue
         for uid in one.uids:
             by_uid.setdefault(uid, []).append(one)
@@ -93,7 +94,8 @@ def _masks(
     named = _by_name(
         [path for path in files if path.is_relative_to(place) and ending_of(path.name) and not is_dicom(path)], place
     )
-    return Masks(call, {uid: tuple(ones) for uid, ones in by_uid.items()}, ids, named, found.bits)
+    parts = frozenset(part for name in named for part in name.split("/"))
+    return Masks(call, {uid: tuple(ones) for uid, ones in by_uid.items()}, ids, named, parts, found.bits)
 
 
 def _by_name(files: Sequence[Path], root: Path) -> dict[str, Path]:
@@ -122,10 +124,21 @@ def _own_folders(series: Sequence[Series]) -> dict[Series, Path]:
 def _add(
     found: Found, key: str, shown: str, one: Series, folder: Path | None, patient: Hashable, masks: Masks, wishes: Wishes
 ) -> None:
+    if wishes.unmasked == "refuse" and not _may_have_mask(one, folder, masks):
+        found.refuse(shown, Unreadable(NO_MASK, shown))
+        return
     stack = one.slices > 1
-    load = partial(_load, one, folder, shown, masks, wishes)
+    load = partial(_load, one, folder, shown, masks, wishes, found)
     volume = one.files if stack and wishes.slices else None
-    found.items.append(Item(key, shown, patient, stack and not wishes.slices, load, volume))
+    found.items.append(Item(key, shown, patient, stack and not wishes.slices, load, volume, one.slices))
+
+
+def _may_have_mask(one: Series, folder: Path | None, masks: Masks) -> bool:
+    """Whether anything is named after a series or its files (the numbers of slices are known when they are read)."""
+    if any(uid in masks.segmentations for uid in one.uids):
+        return True
+    names = {*(path.stem for path in one.files), *one.uids, *([folder.name] if folder else [])}
+    return bool(names & masks.names)
 
 
 def _remarks(
@@ -154,8 +167,8 @@ def _remarks(
         found.notes.append("patients are those of the headers")
 
 
-def _load(one: Series, folder: Path | None, shown: str, masks: Masks, wishes: Wishes) -> Iterator[Loaded]:
-    image = read_series(one.files, shown, wishes.window, as_volume=not wishes.slices)
+def _load(one: Series, folder: Path | None, shown: str, masks: Masks, wishes: Wishes, found: Found) -> Iterator[Loaded]:
+    image = _read_readable(one, shown, masks, wishes, found)
     mask, overlapping, notes = _mask(image, one, folder, shown, masks, wishes)
     notes = (*image.notes, *notes)
     if len(image.values) > 1 and not wishes.slices:
@@ -168,6 +181,25 @@ def _load(one: Series, folder: Path | None, shown: str, masks: Masks, wishes: Wi
     for k, picture in enumerate(image.values):
         part = f"_z{k:0{digits}d}" if len(mask) > 1 else ""
         yield Loaded(picture, mask[k], None, notes, part, overlapping if k == 0 else 0)
+
+
+def _read_readable(one: Series, shown: str, masks: Masks, wishes: Wishes, found: Found) -> DicomImage:
+    """A series as a whole; where its slices are to be pictures, files that cannot be read are refused and the others kept."""
+    try:
+        return read_series(one.files, shown, wishes.window, as_volume=not wishes.slices)
+    except Unreadable:
+        if not wishes.slices or len(one.files) == 1:
+            raise
+    good = []
+    for path in one.files:
+        try:
+            read_series([path], masks.call(path), wishes.window, as_volume=False)
+            good.append(path)
+        except Unreadable as error:
+            found.refuse(masks.call(path), error)
+    if not good:
+        raise Unreadable("DICOM series without a file that can be read", shown)
+    return read_series(good, shown, wishes.window, as_volume=False)
 
 
 def _mask(
@@ -257,7 +289,7 @@ def listed_dicom(
     stack, (patient, volume) = one.slices > 1, group
     load = partial(_load_listed, one, mask, shown, kinds, wishes)
     own = volume or (one.files if stack and wishes.slices else None)
-    found.items.append(Item(images[0].name, shown, patient or one.patient, stack and not wishes.slices, load, own))
+    found.items.append(Item(images[0].name, shown, patient or one.patient, stack and not wishes.slices, load, own, one.slices))
 
 
 def _load_listed(one: Series, mask: Path | None, shown: str, kinds: Mapping[Kind, int], wishes: Wishes) -> Iterator[Loaded]:

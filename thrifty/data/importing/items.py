@@ -64,6 +64,7 @@ class Item:
     is_volume: bool
     load: Callable[[], Iterator[Loaded]]
     volume: Hashable | None = None
+    slices: int = 1
 
 
 @dataclass

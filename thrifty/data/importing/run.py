@@ -88,11 +88,12 @@ def _check_places(source: Path, target: Path, key: Path | None) -> None:
 
 
 def _keep_one_kind(found: Found, warn: Say) -> None:
-    """A data set is of pictures or of volumes; the fewer ones are refused."""
+    """A data set is of pictures or of volumes: of what has more slices. The others are refused."""
     volumes = [item for item in found.items if item.is_volume]
     pictures = [item for item in found.items if not item.is_volume]
     if volumes and pictures:
-        found.items, others = (volumes, pictures) if len(volumes) >= len(pictures) else (pictures, volumes)
+        more = sum(item.slices for item in volumes) >= len(pictures)
+        found.items, others = (volumes, pictures) if more else (pictures, volumes)
         kept, left = ("volumes", "picture") if found.items is volumes else ("pictures", "volume")
         why = f"a {left} among {kept}: one data set holds one kind, so import them on their own (or with --slices)"
         for item in others:

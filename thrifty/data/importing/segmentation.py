@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thrifty.data.cases import Unreadable
-from thrifty.data.dicom import BROKEN, DicomImage, decoded_frames, frames_of, quiet_pydicom, read_header, read_whole
+from thrifty.data.dicom import (
+    BROKEN,
+    DicomImage,
+    decoded_frames,
+    frames_of,
+    header_errors,
+    quiet_pydicom,
+    read_header,
+    read_whole,
+)
 from thrifty.data.dicom_geometry import LPS_TO_RAS, functional, planes_of
 from thrifty.data.importing.paint import Canvas
 
@@ -21,13 +30,15 @@ SAME_PLACE_MM = 0.05
 Kind = tuple[str, str, str]  # coding scheme, code value, label: segments of one kind are one class
 
 
+@quiet_pydicom()
 def kinds_of(path: Path, shown: str) -> dict[int, Kind]:
     """What each segment number of a file stands for.
 
     Raises:
         Unreadable: no segments.
     """
-    return _kinds(read_header(path, shown), shown)
+    with header_errors(shown):
+        return _kinds(read_header(path, shown), shown)
 
 
 def _kinds(header: Dataset, shown: str) -> dict[int, Kind]:
@@ -64,14 +75,13 @@ def _standard_word(kind: Kind) -> str:
         from pydicom.sr.codedict import Collection
 
         try:
-            for code in Collection(kind[0]).concepts.values():
-                if code.value == kind[1]:
-                    return str(code.meaning)
+            words = [str(code.meaning) for code in Collection(kind[0]).concepts.values() if code.value == kind[1]]
+            return min(words, key=len, default="")
         except (AttributeError, KeyError, ValueError):
-            pass
-    return ""
+            return ""
 
 
+@quiet_pydicom()
 def lay_on(path: Path, shown: str, image: DicomImage, ids: Mapping[Kind, int], canvas: Canvas) -> int:
     """Paints the segments of a file onto `canvas` (slices, rows, columns); returns how many frames fell on this image.
 
@@ -81,6 +91,11 @@ def lay_on(path: Path, shown: str, image: DicomImage, ids: Mapping[Kind, int], c
         Unreadable: another size or direction than the image, no matching slice, damaged.
     """
     header = read_whole(path, shown)
+    with header_errors(shown):
+        return _lay(header, shown, image, ids, canvas)
+
+
+def _lay(header: Dataset, shown: str, image: DicomImage, ids: Mapping[Kind, int], canvas: Canvas) -> int:
     kinds = _kinds(header, shown)
     frames = decoded_frames(header, shown)
     if frames.shape[1:] != canvas.mask.shape[1:]:
