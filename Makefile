@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (some minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) $(TORCH_ARGS) torch
-	@$(PIP) --editable '.[dev,cluster]'
+	@$(PIP) --editable '.[dev,cluster,dicom]'
 	@touch $@
 
 demo: $(READY)
