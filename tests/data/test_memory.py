@@ -108,11 +108,11 @@ def generated(count: int, side: int) -> Source:
 
 
 def test_preparing_holds_one_case_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 cases of 256 kB image and mask each: at no moment more than a few of them in memory; 0/255 masks are mended blockwise."""
+    """60 cases of 256 kB image and mask each: never more than a few of them in memory; 0/255 masks are mended blockwise."""
     from thrifty.config import Data
     from thrifty.data import classes, store
 
-    monkeypatch.setattr(store, "find_source", lambda data: generated(40, 512))
+    monkeypatch.setattr(store, "find_source", lambda data: generated(60, 512))
     monkeypatch.setattr(classes, "BLOCK", 1 << 16)
     np.unique(np.zeros(3, np.uint8))
     tracemalloc.start()
@@ -121,8 +121,8 @@ def test_preparing_holds_one_case_at_a_time(tmp_path: Path, monkeypatch: pytest.
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(made.cases) == 40 and made.masks.max() == 1
-    assert peak < 6 << 20, f"{peak / 2**20:.0f} MB held of 20"
+    assert len(made.cases) == 60 and made.masks.max() == 1
+    assert peak < 9 << 20, f"{peak / 2**20:.0f} MB held"
 
 
 def test_an_import_holds_one_case_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,4 +142,4 @@ def test_an_import_holds_one_case_at_a_time(tmp_path: Path, monkeypatch: pytest.
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 6 << 20, f"{peak / 2**20:.0f} MB held of 20"
+    assert peak < 9 << 20, f"{peak / 2**20:.0f} MB held"

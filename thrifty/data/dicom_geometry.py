@@ -36,7 +36,7 @@ class Plane:
 
     @property
     def normal(self) -> np.ndarray:
-        return np.cross(self.along_row, self.along_column)
+        return np.cross(self.along_row, self.along_column)  # type: ignore[arg-type]
 
 
 def functional(header: Dataset, sequence: str, frame: int) -> Dataset | None:
@@ -104,8 +104,7 @@ def order_of(planes: Sequence[Plane], name: str) -> list[int]:
     if all(plane.placed for plane in planes):
         first = planes[0]
         for plane in planes[1:]:
-            turned = not np.allclose([plane.along_row, plane.along_column], [first.along_row, first.along_column], atol=1e-3)
-            if turned or not np.allclose(plane.spacing_mm, first.spacing_mm, rtol=1e-3):
+            if not _same_directions(plane, first):
                 raise Unreadable(STACK, f"{name} (slices of several directions or pixel spacings)")
         heights = [float(plane.origin @ first.normal) for plane in planes]  # type: ignore[operator]
         return [int(k) for k in np.argsort(heights, kind="stable")]
@@ -113,6 +112,16 @@ def order_of(planes: Sequence[Plane], name: str) -> list[int]:
     if None in numbers or len(set(numbers)) != len(numbers):
         raise Unreadable(STACK, f"{name} (its slices have neither places nor distinct numbers)")
     return sorted(range(len(planes)), key=lambda k: numbers[k])  # type: ignore[arg-type, return-value]
+
+
+def _same_directions(plane: Plane, first: Plane) -> bool:
+    """Of two planes with a place: equal directions and pixel spacing, up to the rounding of headers."""
+    pairs = (
+        (plane.along_row, first.along_row, 1e-3, 0.0),
+        (plane.along_column, first.along_column, 1e-3, 0.0),
+        (plane.spacing_mm, first.spacing_mm, 0.0, 1e-3),
+    )
+    return all(np.allclose(np.asarray(a), np.asarray(b), atol=atol, rtol=rtol) for a, b, atol, rtol in pairs)
 
 
 def origins_of(planes: Sequence[Plane]) -> np.ndarray | None:

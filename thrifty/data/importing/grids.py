@@ -109,7 +109,8 @@ def _stack(path: Path, shown: str) -> Grid:
         if len(file.series) != 1:
             raise ValueError("pages of several sizes")
         series = file.series[0]
-        check_picture(*series.keyframe.shape[:2], shown)
+        page = series.keyframe
+        check_picture(int(page.imagelength), int(page.imagewidth), shown)
         check_values(int(np.prod(series.shape)), shown)
         values, axes = series.asarray(), series.axes
         spacing, note = _tif_spacing(file)

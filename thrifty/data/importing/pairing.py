@@ -24,11 +24,9 @@ def read_image(paths: Sequence[Path], shown: str) -> Grid:
     first = parts[0]
     for part in parts[1:]:
         apart = (part.affine is None) != (first.affine is None)
-        if (
-            part.size != first.size
-            or apart
-            or (part.affine is not None and not np.allclose(part.affine, first.affine, atol=1e-3))
-        ):
+        both = part.affine is not None and first.affine is not None
+        elsewhere = both and not np.allclose(np.asarray(part.affine), np.asarray(first.affine), atol=1e-3)
+        if part.size != first.size or apart or elsewhere:
             raise Unreadable(CHANNELS, f"{shown} ({times(first.size)} and {times(part.size)}, or another place)")
     values = np.concatenate([part.values for part in parts], axis=-1)
     return Grid(values, first.affine, tuple(dict.fromkeys(note for part in parts for note in part.notes)))
