@@ -33,6 +33,9 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]"
 
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
+data = typer.Typer(help="Data sets.", rich_markup_mode=None, no_args_is_help=True)
+app.add_typer(data, name="data")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """The program: exit code 0, 1 for a fault of thrifty (with traceback), 2 for one of its input (one line)."""
@@ -284,3 +287,52 @@ def doctor(ray: Annotated[bool, typer.Option("--ray", help="Also try whether Ray
 
     for line in examine(ray):
         print(line, flush=True)
+
+
+@data.command("import")
+@guarded
+def import_(
+    source: Annotated[Path, typer.Argument(help="A folder (DICOM, or images and masks), COCO or label-me JSON, or a CSV list.")],
+    target: Annotated[Path, typer.Argument(help="A new folder: the nnU-Net v2 layout, with report.md.")],
+    source_kind: Annotated[str, typer.Option("--from", help="auto, dicom, folders, coco, labelme, csv.")] = "auto",
+    images: Annotated[str, typer.Option(help="Folder of the images, relative to the source.")] = "",
+    masks: Annotated[str, typer.Option(help="Folder of the masks, relative to the source.")] = "",
+    mask_suffix: Annotated[str, typer.Option(help="Masks lie beside their images and end in this, as in _mask.")] = "",
+    unmasked: Annotated[str, typer.Option(help="Images without mask: refuse, or take as empty.")] = "refuse",
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="VALUE=NAME", help="A class: its value in the masks, its name.")
+    ] = None,
+    ignore: Annotated[int | None, typer.Option(min=1, help="Mask value of pixels that count for nothing.")] = None,
+    overlaps: Annotated[str, typer.Option(help="Overlapping objects: the later wins, or regions (nnU-Net).")] = "later",
+    window: Annotated[str, typer.Option(help="DICOM: none, file, or centre,width as in 40,400.")] = "none",
+    slices: Annotated[bool, typer.Option("--slices", help="Write the slices of volumes as pictures.")] = False,
+    segment_labels: Annotated[bool, typer.Option("--segment-labels", help="DICOM-SEG: name classes by its free text.")] = False,
+    patient: Annotated[str, typer.Option(help="Regular expression with one group: the patient in an image's path.")] = "",
+    names: Annotated[str, typer.Option(help="Of cases and patients: number, hash (patients; with --salt), or keep.")] = "number",
+    salt: Annotated[Path | None, typer.Option(help="File of secret bytes for --names hash.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Write the way back from names to the source here. Keep it secret.")] = None,
+) -> None:
+    """Images and masks of many formats into the nnU-Net v2 layout. Exit code 3 where some were refused, 2 where all were."""
+    from thrifty.data.importing.run import import_data, lines
+    from thrifty.data.importing.verb import wishes_of
+
+    wishes = wishes_of(
+        source_kind=source_kind,
+        images=images,
+        masks=masks,
+        mask_suffix=mask_suffix,
+        unmasked=unmasked,
+        labels=label or [],
+        ignore=ignore,
+        overlaps=overlaps,
+        window=window,
+        slices=slices,
+        segment_labels=segment_labels,
+        patient=patient,
+        names=names,
+        salt=salt,
+    )
+    outcome = import_data(source, target, wishes, key, warn=functools.partial(print, file=sys.stderr, flush=True))
+    print("\n".join(lines(outcome, target)))
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from thrifty.config import Study
 from thrifty.data.prepare import Prepared
+from thrifty.data.report import leak_error
 from thrifty.environment import gpus
 from thrifty.errors import ThriftyError
 from thrifty.losses import class_weights
@@ -23,7 +24,8 @@ def validate(study: Study, prepared: Prepared, space: Space) -> list[Setting]:
 
     Raises:
         ThriftyError: every mistake found, on one line: budgets below the smallest network or the smallest scaled U-Net, more
-            folds than patients, batches too small for batch normalisation, a device that is not there.
+            folds than patients, batches too small for batch normalisation, a device that is not there, one image of two
+            patients.
     """
     channels, classes = prepared.store.channels, prepared.store.classes
     settings: list[Setting] = []
@@ -37,6 +39,7 @@ def validate(study: Study, prepared: Prepared, space: Space) -> list[Setting]:
     problems += _batches(study, settings)
     problems += _loss(study, prepared)
     problems += _device(study)
+    problems += filter(None, [leak_error(prepared.store)])
     if problems:
         count = f"{len(problems)} mistakes: " if len(problems) > 1 else ""
         raise ThriftyError(f"study '{study.name}': {count}{'; '.join(problems)}")

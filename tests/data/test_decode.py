@@ -34,7 +34,40 @@ def test_jpg_is_near(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_dropped(tmp_path: Path, mode: str) -> None:
+def test_transparent_pixels_are_refused(tmp_path: Path, mode: str) -> None:
+    picture = Image.fromarray(COLOUR).convert(mode)
+    picture.putpixel((1, 2), (*picture.getpixel((1, 2))[:-1], 254))
+    picture.save(tmp_path / "a.png")
+    with pytest.raises(Unreadable, match=r"transparent.*a\.png"):
+        decode(tmp_path / "a.png")
+
+
+def test_a_transparent_palette_is_refused_for_images_and_kept_for_masks(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
+    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    picture.save(tmp_path / "a.png", transparency=1)
+    with pytest.raises(Unreadable, match="transparent"):
+        decode(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", indexed=True).values[:, :, 0], [[0, 1], [2, 1]])
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999)
+    for side, fine in ((31, True), (64, False), (40, False)):  # 1600 pixels: Pillow alone would only warn
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / f"a{ending}")
+        if fine:
+            decode(tmp_path / f"a{ending}")
+        else:
+            with pytest.raises(Unreadable, match="too large") as caught:
+                decode(tmp_path / f"a{ending}")
+            assert f"a{ending}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_opaque_alpha_is_dropped(tmp_path: Path, mode: str) -> None:
     Image.fromarray(COLOUR if mode == "RGBA" else GREY).convert(mode).save(tmp_path / "a.png")
     np.testing.assert_array_equal(decode(tmp_path / "a.png").values, COLOUR if mode == "RGBA" else GREY[:, :, None])
 

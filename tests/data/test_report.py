@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from thrifty.config import Data
-from thrifty.data.report import describe, most_levels
+from thrifty.data.report import describe, leak_error, most_levels
 from thrifty.data.splits import Splits, make_splits
 
 
@@ -59,7 +59,9 @@ def test_the_same_image_under_two_patients(build, some_cases, write_pairs) -> No
     assert got.leaks == (("c1", "c5"),)
     assert got.leaks_across_sets == 1
     assert got.left_out == 3
-    assert any("c1 = c5" in line and "1 of them across sets" in line for line in got.warnings())
+    error = leak_error(store)
+    assert error is not None and "(1 times): c1 = c5" in error and "groups.csv" in error
+    assert not any("look the same" in line for line in got.warnings())  # it is told once, as the error it is
 
 
 def test_clean_data_has_no_warnings(phantoms) -> None:

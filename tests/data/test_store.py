@@ -67,6 +67,7 @@ def test_colour_and_alpha(build, some_cases, write_pairs) -> None:
     _, masks = some_cases()
     random = np.random.default_rng(2)
     colours = {name: random.integers(0, 255, (12, 10, 4 if name == "c1" else 3), dtype=np.uint8) for name in masks}
+    colours["c1"][:, :, 3] = 255
     store = build(write_pairs(colours, masks))
     assert store.channels == 3
     for index, name in enumerate(sorted(colours)):

@@ -13,6 +13,7 @@ from thrifty.data.cases import MOST_CLASSES, Problems, Source
 from thrifty.errors import ThriftyError
 
 OUTSIDE = "mask values outside the classes"
+BLOCK = 1 << 24  # bytes of masks in memory at a time
 
 
 def check_values(rows: list[dict[str, Any]], source: Source, problems: Problems) -> None:
@@ -42,7 +43,9 @@ def map_classes(source: Source, rows: list[dict[str, Any]], masks: IO[bytes]) ->
     if source.labels is None and _binary(rows):
         masks.flush()
         stored = np.memmap(masks.name, np.uint8, mode="r+")
-        stored[stored == 255] = 1
+        for start in range(0, len(stored), BLOCK):  # the masks of a large set do not fit into memory together
+            block = stored[start : start + BLOCK]
+            block[block == 255] = 1
         stored.flush()
         for row in rows:
             row["values"] = {min(v, 1): n for v, n in row["values"].items()}

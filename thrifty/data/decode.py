@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from thrifty.data.cases import Unreadable
+from thrifty.data.limits import TOO_LARGE, check_picture, check_values
 from thrifty.errors import one_line
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -19,6 +20,7 @@ ENDINGS = (*PICTURES, *VOLUMES)
 
 BROKEN = "files that cannot be read"
 NOT_FINITE = "files with NaN or infinite pixels"
+SEE_THROUGH = "pictures with transparent pixels (what lies behind them is unknown; save them without alpha channel)"
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ def decode(path: Path, indexed: bool = False) -> Pixels:
     `indexed`: a picture with a palette is a mask, whose numbers are wanted and not its colours.
 
     Raises:
-        Unreadable: empty, truncated or of another format, or NaN in it.
+        Unreadable: empty, truncated or of another format, too large, transparent, or NaN in it.
     """
+    from PIL import Image
+
     try:
         if path.stat().st_size == 0:
             raise ValueError("zero bytes")
@@ -61,9 +65,11 @@ def decode(path: Path, indexed: bool = False) -> Pixels:
             pixels = _volume(path) if is_volume(path) else _picture(path, indexed)
         if pixels.values.size == 0:
             raise ValueError("no pixels in it")
-        values = _stored_type(pixels.values)
-    except MemoryError:
+        values = stored_type(pixels.values)
+    except (Unreadable, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise Unreadable(TOO_LARGE, f"{path.name} ({one_line(error)})") from None
     except Exception as error:  # decoders raise every kind of exception on broken files (struct.error, zlib.error, EOFError)
         reason = one_line(error).replace(str(path), "").strip(" :") or type(error).__name__
         raise Unreadable(BROKEN, f"{path.name} ({reason[:120]})") from None
@@ -101,7 +107,7 @@ def times(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))
 
 
-def _stored_type(values: np.ndarray) -> np.ndarray:
+def stored_type(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         raise ValueError(f"pixels of type {values.dtype}, plain numbers are needed")
     small = {"bool": "uint8", "int8": "int16"}.get(values.dtype.name, values.dtype.name)
@@ -117,21 +123,35 @@ def _picture(path: Path, indexed: bool) -> Pixels:
         values = values[:, :, None]
     if values.ndim != 3 or values.shape[2] not in (1, 2, 3, 4):
         raise ValueError(f"its size is {times(values.shape)}; one page of rows, columns and 1 to 4 channels is needed")
-    alpha = values.shape[2] in (2, 4)
-    return Pixels(values[:, :, :-1] if alpha else values, None, None)
+    return Pixels(without_alpha(values, path.name) if values.shape[2] in (2, 4) else values, None, None)
+
+
+def without_alpha(values: np.ndarray, name: str) -> np.ndarray:
+    """`values` (..., channels) without the last channel, which must be opaque all through.
+
+    Raises:
+        Unreadable: it is not: the colours of transparent pixels mean nothing.
+    """
+    alpha = values[..., -1]
+    opaque = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else alpha.max()
+    if (alpha != opaque).any():
+        raise Unreadable(SEE_THROUGH, name)
+    return values[..., :-1]
 
 
 def _pillow(path: Path, indexed: bool) -> np.ndarray:
     from PIL import Image
 
     with Image.open(path) as image:
+        check_picture(image.height, image.width, path.name)
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"{image.n_frames} pages, one is needed")  # pyrefly: ignore[missing-attribute]
         if "RGB" in image.mode and ";16" in str(image.tile):
             raise ValueError("16 bit colour PNG cannot be decoded without loss; save it as TIFF")
         image.load()
         if image.mode == "P":
-            return np.asarray(image) if indexed else np.asarray(image.convert("RGB"))
+            colours = "RGBA" if "transparency" in image.info else "RGB"
+            return np.asarray(image) if indexed else np.asarray(image.convert(colours))
         if image.mode in ("PA", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
             image = image.convert("RGB")
         return np.asarray(image)
@@ -146,6 +166,8 @@ def _tif(path: Path, indexed: bool) -> np.ndarray:
         if len(file.series) != 1:
             raise ValueError(f"{len(file.series)} images in one file, one is needed")
         series = file.series[0]
+        channels = [n for n, a in zip(series.shape, series.axes, strict=True) if a in "SC"]
+        check_picture(int(np.prod(series.shape, dtype=object)) // int(np.prod(channels)), 1, path.name)
         try:
             values, axes = series.asarray(), series.axes
         except Exception as error:
@@ -168,6 +190,7 @@ def _volume(path: Path) -> Pixels:
 
     image = nibabel.load(path)
     orientation = tuple(str(code) for code in nibabel.aff2axcodes(image.affine))  # pyrefly: ignore[missing-attribute]
+    check_values(int(np.prod(image.shape, dtype=object)), path.name)  # pyrefly: ignore[missing-attribute]
     image = nibabel.as_closest_canonical(image)  # pyrefly: ignore[bad-argument-type]
     shape = _three(image.shape)
     spacing = tuple(round(float(z), 6) for z in (*image.header.get_zooms()[:3], 1.0, 1.0)[:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from thrifty.config import Data
 from thrifty.data.cases import NAMED, name_some
+from thrifty.data.duplicates import MOST_COMPARED, near_duplicates
 from thrifty.data.labels import IGNORED, pixels_of
 from thrifty.data.splits import Splits, left_out, summary
 from thrifty.data.store import Store
@@ -57,6 +59,8 @@ class DataReport:
     left_out: int
     leaks: tuple[tuple[str, ...], ...]  # cases of several patients with the same image, pixel by pixel
     leaks_across_sets: int
+    near_duplicates: tuple[tuple[str, str], ...]  # cases of two patients whose images look the same
+    near_duplicates_across_sets: int
     sets_without_class: tuple[str, ...]
     patch: tuple[int, int]
     smaller_than_patch: int
@@ -87,12 +91,15 @@ class DataReport:
     def warnings(self) -> list[str]:
         """What a user should look at before a study is run."""
         found = []
-        if self.leaks:
-            shown = name_some([" = ".join(names[:NAMED]) for names in self.leaks])
+        if self.near_duplicates:
+            shown = name_some([" ~ ".join(names) for names in self.near_duplicates])
             found.append(
-                f"the same image under several patients ({len(self.leaks)} times, {self.leaks_across_sets} of them across sets): "
-                f"{shown}; give these cases one patient in groups.csv"
+                f"images of different patients that look the same ({len(self.near_duplicates)} pairs, "
+                f"{self.near_duplicates_across_sets} of them across sets): {shown}; look at them, and give those that are of "
+                "one patient one name in groups.csv"
             )
+        if self.cases > MOST_COMPARED:
+            found.append(f"of {self.cases} cases {MOST_COMPARED} at most, evenly picked, were compared for looking the same")
         if len(self.decoded_types) > 1:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.decoded_types.items()))
             found.append(f"mixed types of pixels ({kinds}), values kept as they are; consider data.normalisation=case")
@@ -153,7 +160,8 @@ def describe(data: Data, store: Store, splits: Splits) -> DataReport:
     """The report on a prepared data set."""
     heights, widths = [case.height for case in store.cases], [case.width for case in store.cases]
     spacings = [case.spacing_mm for case in store.cases if case.spacing_mm is not None]
-    leaks = _leaks(store)
+    leaks = find_leaks(store)
+    near = near_duplicates(store, leaks)
     classes, looked_at = _classes(store)
     rows, columns = data.patch_size
     return DataReport(
@@ -177,6 +185,8 @@ def describe(data: Data, store: Store, splits: Splits) -> DataReport:
         left_out=left_out(splits, store),
         leaks=leaks,
         leaks_across_sets=_across_sets(leaks, splits),
+        near_duplicates=near,
+        near_duplicates_across_sets=_across_sets(near, splits),
         sets_without_class=_sets_without_class(store, splits),
         patch=data.patch_size,
         smaller_than_patch=sum(h < rows or w < columns for h, w in zip(heights, widths, strict=True)),
@@ -270,7 +280,19 @@ def _brightness(store: Store) -> float:
     return max(means) / middle if middle > 0 else 1.0
 
 
-def _leaks(store: Store) -> tuple[tuple[str, ...], ...]:
+def leak_error(store: Store) -> str | None:
+    """Why the data set cannot be trusted: the same image under several patients, in training and test alike; else None."""
+    leaks = find_leaks(store)
+    if not leaks:
+        return None
+    shown = name_some([" = ".join(names[:NAMED]) for names in leaks])
+    return (
+        f"the same image under several patients ({len(leaks)} times): {shown}; give these cases one patient in groups.csv, "
+        "or take out all but one"
+    )
+
+
+def find_leaks(store: Store) -> tuple[tuple[str, ...], ...]:
     """Groups of cases with equal images that belong to more than one patient; flat images do not count."""
     by_digest: dict[tuple[str, int, int], list[int]] = {}
     for index, (case, place) in enumerate(zip(store.cases, store.places, strict=True)):
@@ -279,7 +301,7 @@ def _leaks(store: Store) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(store.cases[i].name for i in g) for g in groups if np.ptp(store.image(g[0])) > 0)
 
 
-def _across_sets(leaks: tuple[tuple[str, ...], ...], splits: Splits) -> int:
+def _across_sets(leaks: Sequence[tuple[str, ...]], splits: Splits) -> int:
     set_of = {name: part for part, names in splits.sets().items() for name in names}
     return sum(len({set_of[name] for name in names if name in set_of}) > 1 for names in leaks)
 

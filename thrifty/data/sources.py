@@ -9,7 +9,7 @@ from pathlib import Path
 
 from thrifty.config import Data, data_folder
 from thrifty.data.cases import SETS, Entry, Problems, Source, Unreadable, name_some
-from thrifty.data.decode import ENDINGS, ending_of, stem_of
+from thrifty.data.decode import ENDINGS, PICTURES, ending_of, stem_of
 from thrifty.data.groups import Group, read_groups
 from thrifty.data.labels import MOST_OVERLAPPING
 from thrifty.data.masks import ignoring, of_folders, within
@@ -179,6 +179,8 @@ def _nnunet(folder: Path, data: Data) -> Source:
         if not (folder / part).is_dir():
             raise ThriftyError(f"{folder} has a dataset.json but no folder {part}/, which the nnU-Net v2 layout needs")
     images, problems = _channel_files(folder / "imagesTr", ending), Problems()
+    if ending_of(ending) in PICTURES and all(set(found) == {0} for found in images.values()):
+        channels = 1  # a colour picture is one file, whose channels dataset.json names
     masks = {p.name.removesuffix(ending): p for p in sorted((folder / "labelsTr").iterdir()) if _visible(p, ending)}
     for name, found in images.items():
         missing = sorted(set(range(channels)) - set(found))

@@ -115,7 +115,7 @@ def build_store(data: Data, folder: Path) -> Store:
         _check_same(_read_index(folder), data, folder)
         return open_store(folder)
     source = find_source(data)
-    with user_errors(folder), _beside(folder) as part:
+    with user_errors(folder), beside(folder) as part:
         index = _fill(source, part)
         index["made_from"] = _made_from(data)
         _write_synced(part / "index.json", json.dumps(index, indent=1).encode())
@@ -188,7 +188,7 @@ def _place(row: dict[str, Any]) -> Place:
 
 
 @contextlib.contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
+def beside(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`, gone afterwards unless it was renamed; parents made for it go too if all fails."""
     made = [parent for parent in (folder.parent, *folder.parent.parents) if not parent.exists()]
     make_folder(folder.parent)
