@@ -125,9 +125,7 @@ def main() -> None:
     for item in items:
         print(labels_row(item, told.images), flush=True)
     compared = [*items, *([exported(told.unet, told.output)] if told.unet else [])]
-    print(
-        "\n| model | safetensors | ONNX | int8 | Dice float | Dice int8 | points lost | cases |\n" + "|---" * 8 + "|"
-    )
+    print("\n| model | safetensors | ONNX | int8 | Dice float | Dice int8 | points lost | cases |\n" + "|---" * 8 + "|")
     for item in compared:
         print(sizes_row(item), flush=True)
     print(f"\n| form | MACs at {told.side} | MACs, fewer | times faster than {compared[-1].name} ONNX | than its PyTorch |")

@@ -72,7 +72,7 @@ def test_version_and_help(call: Call) -> None:
     assert call("--version") == (0, f"thrifty {thrifty.__version__}\n", "")
     code, out, _ = call("--help")
     assert code == 0
-    for verb in ("run", "search", "select", "retrain", "evaluate", "report", "check", "ls", "show", "cp", "doctor"):
+    for verb in ("run", "search", "select", "retrain", "evaluate", "report", "check", "ls", "show", "cp", "export", "doctor"):
         assert f"  {verb} " in out
 
 
