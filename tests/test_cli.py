@@ -72,7 +72,8 @@ def test_version_and_help(call: Call) -> None:
     assert call("--version") == (0, f"thrifty {thrifty.__version__}\n", "")
     code, out, _ = call("--help")
     assert code == 0
-    for verb in ("run", "search", "select", "retrain", "evaluate", "report", "check", "predict", "ls", "show", "cp", "doctor"):
+    verbs = ("run", "search", "select", "retrain", "evaluate", "report", "check", "predict", "export", "ls", "show", "cp", "doctor")
+    for verb in verbs:
         assert f"  {verb} " in out
 
 

@@ -49,6 +49,11 @@ def probabilities_of(logits: Tensor) -> Tensor:
 class DatasetNormalisation(nn.Module):
     """Clips to [low, high], subtracts the mean, divides by the standard deviation; each of one value for a channel."""
 
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
     def __init__(self, mean: list[float], std: list[float], low: list[float], high: list[float]) -> None:
         super().__init__()
         for name, values in (("mean", mean), ("std", std), ("low", low), ("high", high)):
