@@ -1,6 +1,7 @@
 """The run folder: every file name, atomic writes, and what is done already.
 
 Stages meet in these files and nowhere else. A file that exists is whole: everything is written beside its place and renamed.
+The record of the selection alone grows line by line.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -311,6 +312,26 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds lines to a file and waits until they are on the disk. A kill can leave the last of them torn: see `drop_torn_line`."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with user_errors(path):
+        make_folder(path.parent)
+        with path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts off what stands behind the last end of a line of a file that `append_jsonl` writes."""
+    if not path.is_file():
+        return
+    with user_errors(path), path.open("rb+") as file:
+        whole = file.read().rpartition(b"\n")
+        file.truncate(len(whole[0]) + len(whole[1]))
 
 
 def read_json(path: Path) -> Any:
