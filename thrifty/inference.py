@@ -118,9 +118,13 @@ def predict_batches(network: nn.Module, batches: Iterable[ImageBatch], settings:
     """Predicted class ids of cases: pairs (index, (H, W) uint8), in the order of `batches`."""
     for batch in batches:
         with evaluating(network):
-            logits = predict_logits(network, batch.images, settings)
-            labels = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+            labels = _labels(network, batch, settings)
         yield from zip(batch.indices, labels, strict=True)
+
+
+def _labels(network: nn.Module, batch: ImageBatch, settings: Evaluate) -> np.ndarray:
+    """(B, H, W) uint8 class ids; the network is in evaluation mode."""
+    return predict_logits(network, batch.images, settings).argmax(dim=1).to(torch.uint8).cpu().numpy()
 
 
 def predict_cases(
@@ -140,8 +144,12 @@ def batches_dice(network: nn.Module, batches: Iterable[ImageBatch], store: Store
 
     This is what validation and selection go by.
     """
-    found = predict_batches(network, batches, settings)
-    return mean_case_dice(np.stack([pixel_counts(labels, store.mask(index), store.classes) for index, labels in found]))
+    counts = []
+    with evaluating(network):  # once: to walk over the modules of a supernet for each batch would cost as much as running it
+        for batch in batches:
+            found = zip(batch.indices, _labels(network, batch, settings), strict=True)
+            counts += [pixel_counts(labels, store.mask(index), store.classes) for index, labels in found]
+    return mean_case_dice(np.stack(counts))
 
 
 def mean_dice(
