@@ -71,6 +71,19 @@ class Run:
     def evaluations(self) -> Path:
         return self.root / "select" / "evaluations.jsonl"
 
+    def asked(self, key: str) -> Path:
+        """All trials of one of Optuna's studies, in its order: what was asked and what was told."""
+        return self.root / "select" / "optuna" / f"{key}.jsonl"
+
+    def all_asked(self) -> dict[str, Path]:
+        """Those that are there, by key."""
+        return {path.stem: path for path in sorted((self.root / "select" / "optuna").glob("*.jsonl"))}
+
+    @property
+    def why(self) -> Path:
+        """What was chosen for each budget, from where and against what, to be read."""
+        return self.root / "select" / "why.md"
+
     @property
     def select_result(self) -> Path:
         """What scoring the candidates cost."""

@@ -20,6 +20,7 @@ from thrifty.errors import ThriftyError
 from thrifty.evaluations import Candidate, Record, score_missing
 from thrifty.finalists import write_outcome
 from thrifty.manifest import only_driver
+from thrifty.optuna_export import keep_study
 from thrifty.results import Run, read_json, read_jsonl
 from thrifty.space.cost import Costs
 from thrifty.space.decode import decode
@@ -144,8 +145,10 @@ def _search_group(study: Study, run: Run, group: Group, record: Record) -> None:
         for trial, genotype in zip(trials, genotypes, strict=True):
             row = record.find(genotype)
             assert row is not None
+            trial.set_user_attr("labelled", row["labelled"])
             trial.set_constraint("parameters", row["parameters"] - group.budget)
             opt.tell(trial, [row["score"], row["parameters"]])
+    keep_study(run, group.key, opt, record.known)
 
 
 def propose(group: Group, trial: optuna.trial.Trial, sources: Sequence[str], seed: int) -> Genotype:
