@@ -102,8 +102,9 @@ class Run:
         """The genotype that is trained for a short while, in its canonical form; `network` is its hash."""
         return self.short / network / "genotype.json"
 
-    def short_trial(self, network: str, seed: int) -> Trial:
-        return Trial(self.short / network / f"seed_{seed}")
+    def short_trial(self, network: str, seed: int, number: int = 0) -> Trial:
+        """Of the round `number`, from 0."""
+        return Trial(self.short / network / (f"round_{number}_seed_{seed}" if number else f"seed_{seed}"))
 
     def genotype(self, budget: int) -> Path:
         """The chosen genotype for a budget (parameters)."""
