@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from small_selection import score_here, searched_by_hand
 
 from thrifty import optuna_export, selection
+from thrifty.cli import main
 from thrifty.config import Study
-from thrifty.errors import ThriftyError
+from thrifty.errors import USER_ERROR, ThriftyError
 from thrifty.optuna_export import export
 from thrifty.results import Run, read_jsonl
 from thrifty.space.genotype import from_json, genotype_hash
@@ -120,3 +122,19 @@ def test_a_storage_that_cannot_be_opened_is_one_line(selected: Any, target: str,
 def test_a_run_without_studies_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ThriftyError, match=r"keeps no studies of Optuna.*run `thrifty select` again, nothing is scored twice"):
         export(Run(tmp_path), "small", str(tmp_path / "x.log"))
+
+
+def test_the_verb_exports_what_is_selected(
+    selected: Any, results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a selection that is finished nothing else is done; a second export into the same file is refused."""
+    study, run, made = selected
+    shutil.copytree(run.root, results / study.name)
+    target = tmp_path / "studies.log"
+    for code in (0, USER_ERROR):
+        with pytest.raises(SystemExit) as ended:
+            main(["select", str(run.study), "--export-optuna", str(target)])
+        assert (ended.value.code or 0) == code
+    told = capsys.readouterr()
+    assert "Optuna's studies small/" in told.out and told.err.startswith(f"error: {target} exists") and told.err.count("\n") == 1
+    assert len(optuna.get_all_study_names(read_back(str(target)))) == len(made)

@@ -89,5 +89,11 @@ def test_what_it_was_chosen_against() -> None:
     rows = tables["3,000"]
     assert [r["network"] for r in rows] == ["`bbbb`", "`aaaa`", "`cccc`", "`dddd`"], "each search's decoding is there"
     assert [(r["short Dice"], r["epochs"]) for r in rows] == [("0.7500", "2"), ("0.6500", "2"), ("0.5000", "1"), ("–", "–")]
-    assert [r[""] for r in rows] == ["chosen", "", "", ""] and "No search for this budget decoded to it." in text
+    assert [r[""] for r in rows] == ["chosen", "", "", ""] and "No search for this budget decoded to it at its end." in text
     assert not re.search(r"eeee", text), "it is over the budget"
+
+
+def test_what_searches_passed_is_told() -> None:
+    pool = [{"hash": "aaaa", "times": 3, "origins": [{"trial": "search_s1"}, {"trial": "search_s3"}]}]
+    text = why_text(STUDY, outcome([]), ROWS, SEARCHED, pool)
+    assert text.count("Along the way it was decoded in 3 epochs of search_s1 and search_s3.") == 1

@@ -23,17 +23,19 @@ NOTE = (
 Row = Mapping[str, Any]
 
 
-def why_text(study: Study, outcome: Row, rows: Sequence[Row], searched: Sequence[Row]) -> str:
+def why_text(study: Study, outcome: Row, rows: Sequence[Row], searched: Sequence[Row], pool: Sequence[Row] = ()) -> str:
     """The whole page.
 
     Args:
         outcome: what pareto.json holds.
         rows: of select/evaluations.jsonl.
         searched: rows of candidates.jsonl.
+        pool: what searches decoded along the way: rows with hash, times (epochs, over all searches) and origins (each with trial).
     """
+    passed = {row["hash"]: row for row in pool}
     parts = ["# Why these networks", _scored(study, outcome, rows, searched), _trained(outcome), NOTE]
     for budget in outcome["chosen"]:
-        parts += _budget(study, int(budget), outcome, rows, searched)
+        parts += _budget(int(budget), outcome, rows, searched, passed)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -60,7 +62,7 @@ def _trained(outcome: Row) -> str:
     return " ".join(["The best of each budget by score were trained for a short while, and that decided.", *lines])
 
 
-def _budget(study: Study, budget: int, outcome: Row, rows: Sequence[Row], searched: Sequence[Row]) -> list[str]:
+def _budget(budget: int, outcome: Row, rows: Sequence[Row], searched: Sequence[Row], passed: Mapping[str, Row]) -> list[str]:
     chosen = outcome["chosen"][str(budget)]
     best = _best_forms(row for row in rows if row["parameters"] <= budget)
     ranked = list(outcome["finalists"].get(str(budget), ())) or list(best.values())[:SHOWN]
@@ -70,7 +72,7 @@ def _budget(study: Study, budget: int, outcome: Row, rows: Sequence[Row], search
     text = (
         f"Chosen is `{chosen['hash']}` with {chosen['parameters']:,} parameters, {chosen['parameters'] / budget:.1%} of the "
         f"budget: width {genotype['width']}, {genotype['levels']} levels, cell path {list(genotype['path'])}. "
-        f"{_from(chosen['origin'])} {_same_as(chosen['hash'], decoded)} {_inherited(chosen)}"
+        f"{_from(chosen['origin'])} {_same_as(chosen['hash'], decoded, passed)} {_inherited(chosen)}"
     )
     table = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     table += [f"| {' | '.join(_cells(row, budget, chosen, best, decoded))} |" for row in shown]
@@ -111,10 +113,14 @@ def _source(origin: Row) -> str:
     return SOURCES.get(origin["source"], f"the search {origin['source']}")
 
 
-def _same_as(name: str, decoded: Mapping[str, Sequence[str]]) -> str:
+def _same_as(name: str, decoded: Mapping[str, Sequence[str]], passed: Mapping[str, Row]) -> str:
+    along = ""
+    if name in passed:
+        trials = " and ".join(origin["trial"] for origin in passed[name]["origins"])
+        along = f" Along the way it was decoded in {plural(passed[name]['times'], 'epoch')} of {trials}."
     if name not in decoded:
-        return "No search for this budget decoded to it."
-    return f"It is what {' and '.join(decoded[name])} decoded to."
+        return f"No search for this budget decoded to it at its end.{along}"
+    return f"It is what {' and '.join(decoded[name])} decoded to.{along}"
 
 
 def _inherited(row: Row) -> str:

@@ -167,8 +167,15 @@ def candidates() -> list[dict[str, Any]]:
     return [{"group": g, "parameters": int(n), "dice": 0.5 + n / 1e5 + 0.05 * rng.normal(), "hash": str(n)} for g, n in rows]
 
 
-TRAINED = [Point("finalist", 9_000, 0.79), Point("finalist", 28_000, 0.81), Point("found", 28_000, 0.86),
-           Point("random", 27_000, 0.85), Point("scaled U-Net", 28_500, 0.70), Point("U-Net", 7_760_000, 0.83), Point("UNet++", 9_040_000, 0.84)]  # fmt: skip
+TRAINED = [
+    Point("finalist", 9_000, 0.79),
+    Point("finalist", 28_000, 0.81),
+    Point("found", 28_000, 0.86),
+    Point("random", 27_000, 0.85),
+    Point("scaled U-Net", 28_500, 0.70),
+    Point("U-Net", 7_760_000, 0.83),
+    Point("UNet++", 9_040_000, 0.84),
+]
 
 
 def draw(path: Path, trained: list[Point]) -> list[str]:
