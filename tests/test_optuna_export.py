@@ -58,7 +58,7 @@ def test_a_storage_gives_back_what_was_in_memory(selected: Any, tmp_path: Path, 
         for trial, original in zip(found.trials, opt.trials, strict=True):
             assert trial.state == original.state == optuna.trial.TrialState.COMPLETE
             assert trial.params == original.params and trial.distributions == original.distributions
-            assert trial.constraints == original.constraints != {}
+            assert trial.constraints == original.constraints == trial.user_attrs["constraints"] != {}
             row = rows[trial.user_attrs["labelled"]]
             assert trial.values == original.values == [row["score"], row["parameters"]]
             assert trial.user_attrs["hash"] == row["hash"] == genotype_hash(from_json(row["genotype"]))

@@ -161,5 +161,5 @@ def _trial(row: Mapping[str, Any]) -> optuna.trial.FrozenTrial:
         params=row["params"],
         distributions={name: json_to_distribution(json.dumps(found)) for name, found in row["distributions"].items()},
         constraints=row["constraints"],
-        user_attrs={**row["user_attrs"], "seconds": row["seconds"]},
+        user_attrs={**row["user_attrs"], "seconds": row["seconds"], "constraints": row["constraints"]},  # see docs/selection.md
     )

@@ -30,7 +30,7 @@ def why_text(study: Study, outcome: Row, rows: Sequence[Row], searched: Sequence
         outcome: what pareto.json holds.
         rows: of select/evaluations.jsonl.
         searched: rows of candidates.jsonl.
-        pool: what searches decoded along the way: rows with hash, times (epochs, over all searches) and origins (each with trial).
+        pool: what searches decoded along the way: hash, times (epochs, over all searches) and origins (each with trial).
     """
     passed = {row["hash"]: row for row in pool}
     parts = ["# Why these networks", _scored(study, outcome, rows, searched), _trained(outcome), NOTE]
