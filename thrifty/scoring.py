@@ -95,7 +95,7 @@ def open_cases(root: str, device: torch.device) -> Cases:
     return replace(cases, kept=tuple(cases.batches())) if fits else cases
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def open_supernet(root: str, name: str, device: torch.device) -> Supernet:
     """Kept by the worker."""
     study, run = read_run(Path(root))
