@@ -72,8 +72,8 @@ def test_version_and_help(call: Call) -> None:
     assert call("--version") == (0, f"thrifty {thrifty.__version__}\n", "")
     code, out, _ = call("--help")
     assert code == 0
-    verbs = ("run", "search", "select", "retrain", "evaluate", "report", "check", "predict", "export", "ls", "show", "cp", "doctor")
-    for verb in verbs:
+    stages = ("run", "search", "select", "retrain", "evaluate", "report")
+    for verb in (*stages, "check", "predict", "export", "data", "ls", "show", "cp", "doctor"):
         assert f"  {verb} " in out
 
 

@@ -10,7 +10,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
 from thrifty.data.labels import IGNORED
-from thrifty.metrics import case_metrics, dice_of, foreground_dice, iou_of, pixel_counts, present_classes
+from thrifty.metrics import case_metrics, dice_of, foreground_dice, iou_of, mean_case_dice, pixel_counts, present_classes
 
 
 def blobs(seed: int, classes: int = 3, shape: tuple[int, int] = (23, 31)) -> np.ndarray:
@@ -151,3 +151,43 @@ def test_counts_add_up_over_slices() -> None:
     for row in whole:
         assert dice_of(*map(int, counts[row.index])) == pytest.approx(row.dice)
         assert iou_of(*map(int, counts[row.index])) == pytest.approx(row.iou)
+
+
+def counts_of(*pairs: tuple[list[int], list[int]], classes: int = 3) -> np.ndarray:
+    """The pixel counts of cases given as (prediction, truth), each a row of pixels."""
+    return np.stack([pixel_counts(np.array([found]), np.array([truth]), classes) for found, truth in pairs])
+
+
+def test_a_class_that_no_case_holds_raises_no_mean() -> None:
+    """Class 2 is nowhere: before, it counted as 1 in every case, and a network that found nothing had a Dice of 0.5."""
+    half = ([1, 0, 0, 0], [1, 1, 1, 0])  # Dice of class 1: 2 * 1 / (1 + 3)
+    nothing = ([0, 0, 0, 0], [1, 1, 0, 0])
+    assert mean_case_dice(counts_of(half)) == pytest.approx(0.5)
+    assert mean_case_dice(counts_of(nothing)) == 0.0
+    assert mean_case_dice(counts_of(half, nothing)) == pytest.approx(0.25)
+
+
+def test_a_claim_of_a_class_that_no_case_holds_counts_against_its_case() -> None:
+    """As zero in the case that claims it, and nowhere else: in the other cases as one it would raise the mean."""
+    good, claims = ([1, 1, 0, 0], [1, 1, 0, 0]), ([1, 1, 0, 2], [1, 1, 0, 0])
+    assert mean_case_dice(counts_of(claims)) == pytest.approx((1 + 0) / 2)
+    assert mean_case_dice(counts_of(good, claims, good)) == pytest.approx((1 + 0.5 + 1) / 3)
+
+
+def test_a_class_that_some_case_holds_counts_in_every_case() -> None:
+    """As in the evaluation: 1 where a case neither holds nor claims it."""
+    first, second = ([1, 1, 2, 2], [1, 1, 2, 2]), ([0, 0, 0, 0], [1, 1, 0, 0])
+    assert mean_case_dice(counts_of(first, second)) == pytest.approx((1 + (0 + 1) / 2) / 2)
+
+
+def test_where_no_case_holds_anything_claims_are_what_counts() -> None:
+    assert mean_case_dice(counts_of(([0, 0], [0, 0]), ([0, 0], [0, 0]))) == 1.0
+    assert mean_case_dice(counts_of(([0, 0], [0, 0]), ([0, 2], [0, 0]))) == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_mean_over_cases_is_that_of_foreground_dice_where_all_classes_are_held(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found, truth = rng.integers(4, size=(2, 6, 9, 7))
+    counts = np.stack([pixel_counts(f, t, 4) for f, t in zip(found, truth, strict=True)])
+    assert mean_case_dice(counts) == pytest.approx(np.mean([foreground_dice(f, t, 4) for f, t in zip(found, truth, strict=True)]))

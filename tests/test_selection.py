@@ -181,8 +181,8 @@ def test_the_value_is_the_dice_of_the_derived_network_with_inherited_weights(run
     trials = ["b3000_w8_d3_e3_s0", "b3000_w8_d3_e3_s1"]
     candidate = read_jsonl(run.candidates)[2]
     assert row["trial"] not in trials
-    item = {"run": str(run.root), "trials": trials, "genotypes": [candidate["genotype"]], "cpus": 1, "device": "cpu"}
-    found = scoring.score(item)[0].dice
+    item = {"run": str(run.root), "trials": trials, "genotype": candidate["genotype"], "cpus": 1, "device": "cpu"}
+    found = scoring.score(item).dice
     expected = derived_dice(study_of(), run, from_json(candidate["genotype"]), trials)
     assert found == pytest.approx(expected, abs=5e-3)
     assert min(found) > 0

@@ -136,12 +136,14 @@ def trials_line(study: Study, settings: Sequence[Setting], networks: int) -> str
 
 def _short_trainings(study: Study, settings: Sequence[Setting]) -> str:
     """Fewer where budgets share finalists."""
-    finalists, seeds = study.select.finalists, study.select.short_seeds
+    rounds, seeds = study.short_rounds, study.select.short_seeds
     budgets = len({setting.budget for setting in settings})
-    if finalists < 2:
+    if not rounds:
         return ""
-    number = finalists * budgets * seeds
-    return f"up to {number} short trainings ({finalists} finalists x {budgets} budgets x {seeds} seeds), "
+    finalists = " + ".join(str(one.finalists) for one in rounds)
+    number = sum(one.finalists for one in rounds) * budgets * seeds
+    several = f"({finalists})" if len(rounds) > 1 else finalists
+    return f"up to {number} short trainings ({several} finalists x {budgets} budgets x {seeds} seeds), "
 
 
 def estimates(study: Study, settings: Sequence[Setting], specs: Sequence[NetworkSpec], prepared: Prepared) -> Iterator[Estimate]:
@@ -159,9 +161,10 @@ def estimates(study: Study, settings: Sequence[Setting], specs: Sequence[Network
         same = [spec for spec in specs if spec.name == name]
         what = f"{name} and random genotypes" if len(same) > 1 else name
         pace = time_training(study, prepared, same[0])
-        if same[0].kind == "genotype" and study.select.finalists > 1:
-            number = study.select.finalists * study.select.short_seeds
-            yield Estimate("select", f"short trainings for {name}", number, pace.seconds(shortened(study).retrain))
+        for place, one in enumerate(study.short_rounds if same[0].kind == "genotype" else ()):
+            what_round = f" in round {place + 1}" if place else ""
+            seconds = pace.seconds(shortened(study, place).retrain)
+            yield Estimate("select", f"short trainings for {name}{what_round}", one.finalists * study.select.short_seeds, seconds)
         yield Estimate("retrain", what, len(same) * repeats, pace.seconds(study.retrain))
 
 

@@ -144,9 +144,29 @@ def search(study: StudyName, overrides: Overrides = None) -> None:
 
 @app.command()
 @guarded
-def select(study: StudyName, overrides: Overrides = None) -> None:
+def select(
+    study: StudyName,
+    overrides: Overrides = None,
+    export_optuna: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="Then copy Optuna's studies into a new journal file, or to a database URL."),
+    ] = None,
+) -> None:
     """Stage 2: Optuna chooses one genotype for each budget from all searches together."""
     run_stages(study, overrides, ["select"])
+    if export_optuna is not None:
+        export_studies(study, overrides, export_optuna)
+
+
+def export_studies(study_name: str, overrides: list[str] | None, target: str) -> None:
+    from thrifty.config import results_folder
+    from thrifty.optuna_export import export
+    from thrifty.results import Run
+    from thrifty.shelf import resolve_study
+
+    study = resolve_study(study_name, overrides or [])
+    names = export(Run(results_folder(study.name)), study.name, target)
+    print(f"Optuna's studies {', '.join(names)} are in the storage now; optuna-dashboard shows them")
 
 
 @app.command()

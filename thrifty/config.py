@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import (
@@ -208,6 +208,15 @@ class Select(Section):
     finalists: Annotated[int, Field(ge=0)] = 6  # for each budget: the best by inherited Dice are trained; 0 or 1: none is
     short_epochs: PositiveInt | None = None  # of these trainings; None: a quarter of retrain.epochs
     short_seeds: PositiveInt = 1  # trainings of each finalist; the mean of their Dice decides
+    rounds: PositiveInt = 1  # of short trainings: each further one keeps 1/eta of the finalists and trains them eta times as long
+    eta: Annotated[int, Field(ge=2, strict=True)] = 2
+
+
+class ShortRound(NamedTuple):
+    """One round of short trainings: how many finalists of each budget come into it, and the epochs of their trainings."""
+
+    finalists: int
+    epochs: int
 
 
 class Retrain(Section):
@@ -331,8 +340,23 @@ class Study(Section):
 
     @property
     def short_epochs(self) -> int:
-        """Epochs of the short trainings among which the selection decides."""
+        """Epochs of the first round of short trainings among which the selection decides."""
         return self.select.short_epochs or math.ceil(self.retrain.epochs / 4)
+
+    @property
+    def short_rounds(self) -> tuple[ShortRound, ...]:
+        """The rounds of short trainings, none where fewer than two finalists are wanted.
+
+        No training is longer than a retraining, no round has fewer than two finalists or repeats the length of the one before.
+        """
+        found: list[ShortRound] = []
+        for k in range(self.select.rounds):
+            factor = self.select.eta**k
+            finalists, epochs = math.ceil(self.select.finalists / factor), min(self.short_epochs * factor, self.retrain.epochs)
+            if finalists < 2 or (found and epochs == found[-1].epochs):
+                break
+            found.append(ShortRound(finalists, epochs))
+        return tuple(found)
 
     @property
     def retrain_seeds(self) -> tuple[int, ...]:

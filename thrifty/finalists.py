@@ -1,4 +1,4 @@
-"""The last round of the selection: which candidates are trained for a short while, and which of them are chosen.
+"""The last part of the selection: which candidates are trained for a short while, and which of them are chosen.
 
 Scores with inherited weights rank poorly, so they only say who comes into it. Candidates are rows of select/evaluations.jsonl.
 """
@@ -6,13 +6,18 @@ Scores with inherited weights rank poorly, so they only say who comes into it. C
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thrifty.config import Study
 from thrifty.errors import ThriftyError
-from thrifty.results import Run, read_jsonl, write_json
+from thrifty.results import Run, read_jsonl, write_json, write_text
 from thrifty.space.genotype import from_json, save
+from thrifty.why import why_text
+
+if TYPE_CHECKING:
+    from thrifty.short import Trained
 
 SCHEMA = 1
 KEPT = ("group", "hash", "parameters", "dice", "spread", "score", "by_supernet", "origin", "genotype")
@@ -72,8 +77,53 @@ def decide(finalists: Sequence[Row], short_dice: Mapping[str, Sequence[float]]) 
     return sorted(finalists, key=lambda row: (-fmean(short_dice[row["hash"]]), row["parameters"], row["hash"]))
 
 
+@dataclass(frozen=True)
+class Round:
+    """A round of short trainings: its finalists by budget, and what the trained networks came to, by hash."""
+
+    epochs: int
+    finalists: Mapping[int, Sequence[Row]]
+    trained: Mapping[str, Trained]
+
+    def ranked(self, budget: int) -> list[Row]:
+        """The finalists of a budget, best first; none where it was decided before."""
+        return decide(self.finalists.get(budget, ()), {network: found.dice for network, found in self.trained.items()})
+
+
+def halve(study: Study, run: Run, finalists: Mapping[int, Sequence[Row]]) -> list[Round]:
+    """Successive halving (Jamieson and Talwalkar 2016): the finalists of each budget are trained, and the best of them longer.
+
+    Which come into a further round depends on the one before alone. None is trained where the study wants no short trainings.
+
+    Raises:
+        ThriftyError: short trainings failed.
+    """
+    from thrifty.short import train_finalists
+
+    rounds: list[Round] = []
+    for number, (wanted, epochs) in enumerate(study.short_rounds):
+        inside = {budget: rounds[-1].ranked(budget)[:wanted] for budget in finalists} if rounds else dict(finalists)
+        if number:
+            inside = {budget: found for budget, found in inside.items() if len(found) > 1}
+        if not any(inside.values()):
+            break
+        trained = train_finalists(study, run, [row for found in inside.values() for row in found], number)
+        rounds.append(Round(epochs, inside, trained))
+    return rounds
+
+
+def rank(finalists: Sequence[Row], rounds: Sequence[Round], budget: int) -> list[Row]:
+    """The finalists of a budget, best first: who came further is better, then by the Dice of the last round both were in."""
+    order = list(finalists)
+    for one in rounds:
+        first = one.ranked(budget)
+        inside = {row["hash"] for row in first}
+        order = first + [row for row in order if row["hash"] not in inside]
+    return order
+
+
 def write_outcome(study: Study, run: Run, rows: Sequence[Row]) -> None:
-    """Trains the finalists of all budgets, lets that decide, and writes a genotype for every budget and, last, pareto.json.
+    """Trains the finalists of all budgets, lets that decide, and writes a genotype for each, why.md and, last, pareto.json.
 
     Raises:
         ThriftyError: no candidate is within a budget, or short trainings failed.
@@ -82,34 +132,44 @@ def write_outcome(study: Study, run: Run, rows: Sequence[Row]) -> None:
     decoded = {row["genotype_hash"] for row in searched}
     budgets = sorted({row["budget"] for row in searched})
     finalists = {budget: finalists_of(rows, budget, study.select.finalists, decoded) for budget in budgets}
-    dice = _short_dice(study, run, finalists)
-    ranked = {budget: decide(found, dice) for budget, found in finalists.items()}
+    rounds = halve(study, run, finalists)
+    ranked = {budget: rank(found, rounds, budget) for budget, found in finalists.items()}
     for budget, found in ranked.items():
         save(run.genotype(budget), from_json(found[0]["genotype"], study.allow_code))
     outcome = {
         "schema": SCHEMA,
         "evaluated": len(rows),
         "networks": len(best_by_network(rows)),
-        "short": {"epochs": study.short_epochs, "steps": study.retrain.steps, "seeds": study.select.short_seeds},
-        "chosen": {str(budget): _kept(found[0], KEPT, dice) for budget, found in ranked.items()},
-        "finalists": {str(budget): [_kept(row, OF_FINALISTS, dice) for row in found] for budget, found in ranked.items()},
+        "short": _recipe(study, rounds[-1]) if rounds else None,
+        "rounds": [_round(study, one) for one in rounds],
+        "chosen": {str(budget): _kept(found[0], KEPT, rounds, budget) for budget, found in ranked.items()},
+        "finalists": {str(b): [_kept(row, OF_FINALISTS, rounds, b) for row in found] for b, found in ranked.items() if rounds},
         "front": [{key: row[key] for key in KEPT} for row in pareto_front(rows)],
     }
     resources = study.resources
     hours = {"cpus": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
     write_json(run.select_result, {"trial": "select", "seconds": sum(row["seconds"] for row in rows), **hours})
-    write_json(run.pareto, outcome if dice else outcome | {"short": None, "finalists": {}})
+    write_text(run.why, why_text(study, outcome, rows, searched))
+    write_json(run.pareto, outcome)
 
 
-def _short_dice(study: Study, run: Run, finalists: Mapping[int, Sequence[Row]]) -> dict[str, list[float]]:
-    """Dice of the short trainings by hash and seed; empty where the study wants none."""
-    if study.select.finalists < 2:
-        return {}
-    from thrifty.short import train_finalists
-
-    return train_finalists(study, run, [row for found in finalists.values() for row in found])
+def _recipe(study: Study, one: Round) -> Row:
+    return {"epochs": one.epochs, "steps": study.retrain.steps, "seeds": study.select.short_seeds}
 
 
-def _kept(row: Row, keys: Sequence[str], short_dice: Mapping[str, Sequence[float]]) -> Row:
-    """`short_dice` is None where nothing was trained."""
-    return {key: row[key] for key in keys} | {"short_dice": short_dice.get(row["hash"])}
+def _round(study: Study, one: Round) -> Row:
+    """`finalists`: by budget, hashes in the order of their Dice; `dice`: by hash, for each seed; `seconds`: of all trainings."""
+    return _recipe(study, one) | {
+        "finalists": {str(budget): [row["hash"] for row in one.ranked(budget)] for budget in one.finalists},
+        "dice": {network: list(found.dice) for network, found in one.trained.items()},
+        "seconds": sum(found.seconds for found in one.trained.values()),
+    }
+
+
+def _kept(row: Row, keys: Sequence[str], rounds: Sequence[Round], budget: int) -> Row:
+    """With the Dice and the epochs of the last round that the network was in for this budget; None where it was not trained."""
+    found = (one for one in reversed(rounds) if any(row["hash"] == inside["hash"] for inside in one.finalists.get(budget, ())))
+    last = next(found, None)
+    if last is None:
+        return {key: row[key] for key in keys} | {"short_dice": None, "short_epochs": None}
+    return {key: row[key] for key in keys} | {"short_dice": list(last.trained[row["hash"]].dice), "short_epochs": last.epochs}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from thrifty.config import Evaluate
-from thrifty.metrics import foreground_dice
+from thrifty.metrics import mean_case_dice, pixel_counts
 from thrifty.nets.recalibrate import recalibrate
 
 if TYPE_CHECKING:
@@ -163,6 +164,44 @@ def predict_flipped(network: nn.Module, images: Tensor, settings: Evaluate, over
     return torch.stack(views).mean(dim=0)
 
 
+@dataclass(frozen=True)
+class ImageBatch:
+    """Cases of equal size: their indices in the store, and (B, C, H, W) normalised images on the device."""
+
+    indices: tuple[int, ...]
+    images: Tensor
+
+
+def image_batches(
+    store: Store, indices: Iterable[int], normalisation: Normalisation, settings: Evaluate, device: torch.device
+) -> Iterator[ImageBatch]:
+    """The cases at `indices`, those of equal size `settings.batch` at a time: grouped by size, within a size in their order."""
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for index in indices:
+        case = store.cases[index]
+        sizes.setdefault((case.height, case.width), []).append(index)
+    for group in sizes.values():
+        for start in range(0, len(group), settings.batch):
+            part = tuple(group[start : start + settings.batch])
+            images = np.stack([normalisation.apply(store.image(index)) for index in part])
+            yield ImageBatch(part, torch.from_numpy(images).to(device))
+
+
+def predict_batches(
+    network: nn.Module, batches: Iterable[ImageBatch], settings: Evaluate, overlapping: bool = False
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Predicted class ids of cases, or bit sets where classes overlap: pairs (index, (H, W) uint8), in the order of `batches`."""
+    for batch in batches:
+        with evaluating(network):
+            labels = _labels(network, batch, settings, overlapping)
+        yield from zip(batch.indices, labels, strict=True)
+
+
+def _labels(network: nn.Module, batch: ImageBatch, settings: Evaluate, overlapping: bool) -> np.ndarray:
+    """(B, H, W) uint8 as of `labels_of`; the network is in evaluation mode."""
+    return labels_of(predict_logits(network, batch.images, settings), overlapping).cpu().numpy()
+
+
 def predict_cases(
     network: nn.Module,
     store: Store,
@@ -171,23 +210,22 @@ def predict_cases(
     settings: Evaluate,
     device: torch.device,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Predicted class ids of cases, or bit sets where classes overlap: pairs (index, (H, W) uint8).
+    """`predict_batches` of the cases at `indices`: they come grouped by size, in the order of `indices` within a size."""
+    batches = image_batches(store, indices, normalisation, settings, device)
+    return predict_batches(network, batches, settings, store.overlapping)
 
-    Cases of equal size go through the network together, `settings.batch` at a time; so they come grouped by size, in the
-    order of `indices` within a size.
+
+def batches_dice(network: nn.Module, batches: Iterable[ImageBatch], store: Store, settings: Evaluate) -> float:
+    """Mean over the cases of their mean foreground Dice, at full size; which classes count says `metrics.mean_case_dice`.
+
+    This is what validation and selection go by.
     """
-    sizes: dict[tuple[int, int], list[int]] = {}
-    for index in indices:
-        case = store.cases[index]
-        sizes.setdefault((case.height, case.width), []).append(index)
-    for group in sizes.values():
-        for start in range(0, len(group), settings.batch):
-            part = group[start : start + settings.batch]
-            images = np.stack([normalisation.apply(store.image(index)) for index in part])
-            with evaluating(network):
-                logits = predict_logits(network, torch.from_numpy(images).to(device), settings)
-                labels = labels_of(logits, store.overlapping).cpu().numpy()
-            yield from zip(part, labels, strict=True)
+    counts = []
+    with evaluating(network):  # once: to walk over the modules of a supernet for each batch would cost as much as running it
+        for batch in batches:
+            found = zip(batch.indices, _labels(network, batch, settings, store.overlapping), strict=True)
+            counts += [pixel_counts(labels, store.mask(index), store.classes, store.overlapping) for index, labels in found]
+    return mean_case_dice(np.stack(counts))
 
 
 def mean_dice(
@@ -198,10 +236,13 @@ def mean_dice(
     settings: Evaluate,
     device: torch.device,
 ) -> float:
-    """Mean over the cases of their mean foreground Dice, at full size. This is what validation and selection go by."""
-    predictions = predict_cases(network, store, indices, normalisation, settings, device)
-    kind = (store.classes, None, store.overlapping)
-    return float(np.mean([foreground_dice(labels, store.mask(index), *kind) for index, labels in predictions]))
+    """`batches_dice` of the cases at `indices`."""
+    return batches_dice(network, image_batches(store, indices, normalisation, settings, device), store, settings)
+
+
+def renew_statistics(hard: HardNetwork, images: Iterable[Tensor]) -> None:
+    """Recalibrates the norms of a genotype's branches on `images` (B, C, H, W), padded to its stride where needed."""
+    recalibrate(hard, [pad_to_stride(batch, hard.stride)[0] for batch in images])
 
 
 def inherited_dice(
@@ -214,5 +255,5 @@ def inherited_dice(
     device: torch.device,
 ) -> float:
     """`mean_dice` of a genotype with its supernet's weights, statistics first renewed on `images` (B, C, H, W)."""
-    recalibrate(hard, [pad_to_stride(batch, hard.stride)[0] for batch in images])
+    renew_statistics(hard, images)
     return mean_dice(hard, store, indices, normalisation, settings, device)

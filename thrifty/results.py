@@ -1,6 +1,7 @@
 """The run folder: every file name, atomic writes, and what is done already.
 
 Stages meet in these files and nowhere else. A file that exists is whole: everything is written beside its place and renamed.
+The record of the selection alone grows line by line.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -70,6 +71,19 @@ class Run:
     def evaluations(self) -> Path:
         return self.root / "select" / "evaluations.jsonl"
 
+    def asked(self, key: str) -> Path:
+        """All trials of one of Optuna's studies, in its order: what was asked and what was told."""
+        return self.root / "select" / "optuna" / f"{key}.jsonl"
+
+    def all_asked(self) -> dict[str, Path]:
+        """Those that are there, by key."""
+        return {path.stem: path for path in sorted((self.root / "select" / "optuna").glob("*.jsonl"))}
+
+    @property
+    def why(self) -> Path:
+        """What was chosen for each budget, from where and against what, to be read."""
+        return self.root / "select" / "why.md"
+
     @property
     def select_result(self) -> Path:
         """What scoring the candidates cost."""
@@ -88,8 +102,9 @@ class Run:
         """The genotype that is trained for a short while, in its canonical form; `network` is its hash."""
         return self.short / network / "genotype.json"
 
-    def short_trial(self, network: str, seed: int) -> Trial:
-        return Trial(self.short / network / f"seed_{seed}")
+    def short_trial(self, network: str, seed: int, number: int = 0) -> Trial:
+        """Of the round `number`, from 0."""
+        return Trial(self.short / network / (f"round_{number}_seed_{seed}" if number else f"seed_{seed}"))
 
     def genotype(self, budget: int) -> Path:
         """The chosen genotype for a budget (parameters)."""
@@ -317,6 +332,26 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds lines to a file and waits until they are on the disk. A kill can leave the last of them torn: see `drop_torn_line`."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with user_errors(path):
+        make_folder(path.parent)
+        with path.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts off what stands behind the last end of a line of a file that `append_jsonl` writes."""
+    if not path.is_file():
+        return
+    with user_errors(path), path.open("rb+") as file:
+        whole = file.read().rpartition(b"\n")
+        file.truncate(len(whole[0]) + len(whole[1]))
 
 
 def read_json(path: Path) -> Any:

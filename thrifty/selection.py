@@ -8,7 +8,6 @@ best few of each budget are trained for a short while before one of them is chos
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -18,19 +17,20 @@ import numpy as np
 from thrifty.config import Select, Study
 from thrifty.data.prepare import Prepared, prepare
 from thrifty.errors import ThriftyError
+from thrifty.evaluations import Candidate, Record, score_missing
 from thrifty.finalists import write_outcome
-from thrifty.results import Run, read_json, read_jsonl, write_jsonl
-from thrifty.space.cost import Costs, count
+from thrifty.manifest import only_driver
+from thrifty.optuna_export import keep_study
+from thrifty.results import Run, read_json, read_jsonl
+from thrifty.space.cost import Costs
 from thrifty.space.decode import decode
 from thrifty.space.distribution import Distribution
-from thrifty.space.genotype import CELL_TYPES, Genotype, canonical_json, from_json, genotype_hash, to_json
+from thrifty.space.genotype import CELL_TYPES, Genotype, from_json
 from thrifty.space.path import levels_of
 from thrifty.space.schema import run_space
 
 if TYPE_CHECKING:
     import optuna
-
-    from thrifty.scoring import Score
 
 MEAN = "mean"  # the source that averages all searches
 FREE = "free"  # the path is left to the decoder
@@ -78,9 +78,10 @@ def run_stage(study: Study, run: Run) -> None:
         return
     prepared = prepare(study, run)
     groups = read_groups(study, run, prepared)
-    record = Record(run)
-    for group in groups:
-        _search_group(study, run, group, record)
+    with only_driver(run):
+        record = Record(run)
+        for group in groups:
+            _search_group(study, run, group, record)
     write_outcome(study, run, record.rows)
 
 
@@ -115,29 +116,6 @@ def _by_rule(study: Study, candidates: Sequence[dict[str, Any]]) -> dict[str, Ge
     return {row["trial"]: from_json(row["genotype"], study.allow_code) for row in candidates if not row.get("bounded", True)}
 
 
-class Record:
-    """select/evaluations.jsonl: every scored candidate once, by its labelled genotype; written whole after each batch."""
-
-    def __init__(self, run: Run) -> None:
-        self.path = run.evaluations
-        self.rows = read_jsonl(self.path)
-        self.known = {row["labelled"]: row for row in self.rows}
-
-    def find(self, genotype: Genotype) -> dict[str, Any] | None:
-        return self.known.get(labelled_key(genotype))
-
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        for row in rows:
-            self.rows.append(row)
-            self.known[row["labelled"]] = row
-        write_jsonl(self.path, self.rows)
-
-
-def labelled_key(genotype: Genotype) -> str:
-    """A short name of a labelled genotype: isomorphic ones inherit other weights, so each has its own score."""
-    return hashlib.sha256(canonical_json(genotype).encode()).hexdigest()[:16]
-
-
 def make_sampler(settings: Select) -> optuna.samplers.BaseSampler:
     """The sampler with its arguments pinned: their defaults change between versions of Optuna."""
     import optuna
@@ -163,12 +141,14 @@ def _search_group(study: Study, run: Run, group: Group, record: Record) -> None:
     for start in range(0, total, study.select.batch):
         trials = [opt.ask() for _ in range(min(study.select.batch, total - start))]
         genotypes = [propose(group, trial, sources, study.select.seed) for trial in trials]
-        _score_missing(study, run, group, record, trials, genotypes)
+        score_missing(study, run, record, [_candidate(group, *asked) for asked in zip(trials, genotypes, strict=True)])
         for trial, genotype in zip(trials, genotypes, strict=True):
             row = record.find(genotype)
             assert row is not None
+            trial.set_user_attr("labelled", row["labelled"])
             trial.set_constraint("parameters", row["parameters"] - group.budget)
             opt.tell(trial, [row["score"], row["parameters"]])
+    keep_study(run, group.key, opt, record.known)
 
 
 def propose(group: Group, trial: optuna.trial.Trial, sources: Sequence[str], seed: int) -> Genotype:
@@ -215,43 +195,5 @@ def perturb(distribution: Distribution, stray: float, rng: np.random.Generator) 
     return replace(distribution, ops=ops, pairs=pairs, gates=gates, depth=depth)
 
 
-def _score_missing(
-    study: Study, run: Run, group: Group, record: Record, trials: Sequence[optuna.trial.Trial], genotypes: Sequence[Genotype]
-) -> None:
-    """Scores what has no score yet, in parallel, and adds it to the record in the order of the trials."""
-    from thrifty.scoring import score
-    from thrifty.trials import map_batches
-
-    todo: dict[str, tuple[int, Genotype]] = {}
-    for trial, genotype in zip(trials, genotypes, strict=True):
-        if record.find(genotype) is None:
-            todo.setdefault(labelled_key(genotype), (trial.number, genotype))
-    resources = study.resources
-    shared = {"run": str(run.root), "trials": group.trials, "cpus": resources.cpus_per_trial, "device": resources.device}
-    items = [{**shared, "genotypes": [to_json(genotype)]} for _, genotype in todo.values()]
-    scores = [found[0] for found in map_batches(score, items, resources)]
-    origins = {trial.number: dict(trial.params) for trial in trials}
-    rows = [
-        _row(study, group, origins[number], number, genotype, found)
-        for (number, genotype), found in zip(todo.values(), scores, strict=True)
-    ]
-    if rows:
-        record.add(rows)
-
-
-def _row(study: Study, group: Group, origin: dict[str, Any], number: int, genotype: Genotype, found: Score) -> dict[str, Any]:
-    mean, spread = float(np.mean(found.dice)), float(np.std(found.dice))
-    return {
-        "group": group.key,
-        "number": number,
-        "labelled": labelled_key(genotype),
-        "hash": genotype_hash(genotype),
-        "parameters": count(genotype),
-        "dice": mean,
-        "spread": spread,
-        "score": mean - study.select.risk * spread,
-        "by_supernet": dict(zip(group.trials, found.dice, strict=True)),
-        "seconds": found.seconds,
-        "origin": origin,
-        "genotype": to_json(genotype),
-    }
+def _candidate(group: Group, trial: optuna.trial.Trial, genotype: Genotype) -> Candidate:
+    return Candidate(group.key, trial.number, tuple(group.trials), dict(trial.params), genotype)

@@ -1,12 +1,17 @@
 """Short trainings of the selection: the finalists from scratch, by the recipe of `retrain` with fewer epochs.
 
-Each network is trained once, whatever the number of budgets that it is a finalist of. Its canonical genotype is trained, so that
-the outcome does not depend on which of its equivalent forms was scored best.
+Each network is trained once in a round, whatever the number of budgets that it is a finalist of. Its canonical genotype is
+trained, so that the outcome does not depend on which of its equivalent forms was scored best.
+
+A longer round begins anew, with other initial weights and batches. The learning rate of every training falls to zero along its
+own cosine, so an end that is continued would need a learning rate that no retraining has at that place; and luck with the first
+seed is not carried into the round that decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +28,25 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SEED = 0x7368_6F72  # the first one: 'shor', so that no retraining begins with the weights and batches that decided
+NEXT_ROUND = 1 << 20
 
 
-def train_finalists(study: Study, run: Run, finalists: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
-    """Trains what is not trained yet, as trials of the stage `select`.
+@dataclass(frozen=True)
+class Trained:
+    """What a network came to in a round: Dice on the selection cases after the training with each seed, seconds of them all."""
+
+    dice: tuple[float, ...]
+    seconds: float
+
+
+def train_finalists(study: Study, run: Run, finalists: Iterable[dict[str, Any]], number: int = 0) -> dict[str, Trained]:
+    """Trains for the round `number` (from 0) what is not trained yet, as trials of the stage `select`.
 
     Args:
         finalists: rows with hash and genotype; a network that comes more than once is trained once.
 
     Returns:
-        By hash, the Dice on the selection cases at the end of the training with each seed.
+        By hash.
 
     Raises:
         ThriftyError: trials that failed, or an interruption; what has finished is kept.
@@ -44,25 +58,33 @@ def train_finalists(study: Study, run: Run, finalists: Iterable[dict[str, Any]])
         if not run.short_genotype(network).is_file():
             save(run.short_genotype(network), canonical(from_json(genotype, study.allow_code)))
     seeds = range(study.select.short_seeds)
-    specs = [_spec(study, run, network, seed) for seed in seeds for network in genotypes]
+    specs = [_spec(study, run, network, seed, number) for seed in seeds for network in genotypes]
     run_trials("select", short_trial, specs, study.resources, run)
-    return {network: [read_json(run.short_trial(network, seed).result)["dice"] for seed in seeds] for network in genotypes}
+    return {network: _trained(run, network, seeds, number) for network in genotypes}
 
 
-def _spec(study: Study, run: Run, network: str, seed: int) -> Spec:
+def _spec(study: Study, run: Run, network: str, seed: int, number: int) -> Spec:
     from thrifty.trials import Spec
 
-    arguments = {"run": str(run.root), "network": network, "seed": seed, **study.resources.as_arguments()}
-    return Spec(trial_name(network, seed), run.short_trial(network, seed), arguments, study.short_epochs)
+    arguments = {"run": str(run.root), "network": network, "seed": seed, "round": number, **study.resources.as_arguments()}
+    trial = run.short_trial(network, seed, number)
+    return Spec(trial_name(run, trial), trial, arguments, study.short_rounds[number].epochs)
 
 
-def trial_name(network: str, seed: int) -> str:
-    return f"short/{network}/seed_{seed}"
+def _trained(run: Run, network: str, seeds: Iterable[int], number: int) -> Trained:
+    results = [read_json(run.short_trial(network, seed, number).result) for seed in seeds]
+    return Trained(tuple(result["dice"] for result in results), sum(result["seconds"] for result in results))
 
 
-def shortened(study: Study) -> Study:
-    """The study with the recipe of the short trainings: the same but for the epochs, and the only look is after the last one."""
-    epochs = study.short_epochs
+def trial_name(run: Run, trial: Trial) -> str:
+    """As short/<hash>/seed_0."""
+    return str(trial.folder.relative_to(run.short.parent))
+
+
+def shortened(study: Study, number: int = 0) -> Study:
+    """The study with the recipe of the short trainings of a round: the same but for the epochs, and the only look is after the
+    last one."""
+    epochs = study.short_rounds[number].epochs if study.short_rounds else study.short_epochs
     recipe = study.retrain.model_copy(update={"epochs": epochs, "validate_every": epochs})
     return study.model_copy(update={"retrain": recipe})
 
@@ -74,7 +96,7 @@ def short_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None
     Writes epochs.jsonl and, last, result.json.
 
     Args:
-        arguments: run (folder), network (hash of its genotype), seed (from 0), device, cpus, gpus.
+        arguments: run (folder), network (hash of its genotype), seed (from 0), round (from 0), device, cpus, gpus.
         trial: where to write.
         report: is given each epoch's record.
 
@@ -82,19 +104,20 @@ def short_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None
         ThriftyError: the loss is no longer finite.
     """
     study, run = read_run(Path(arguments["run"]))
-    short, prepared = shortened(study), open_prepared(run)
+    short, prepared = shortened(study, arguments["round"]), open_prepared(run)
     spec = genotype_spec(arguments["network"], load(run.short_genotype(arguments["network"]), study.allow_code), None)
     device = choose_device(arguments["device"])
-    seed = SEED + arguments["seed"]
+    seed = SEED + arguments["seed"] + NEXT_ROUND * arguments["round"]
     seed_everything(seed, threads_for(arguments["cpus"]))
     trainee = make_trainee(build_network(spec).to(device), short, prepared, prepared.splits, seed, device)
     record = run_epochs(trainee, short.retrain.epochs, trial, report)
     result = {
         "schema": SCHEMA,
-        "trial": trial_name(arguments["network"], arguments["seed"]),
+        "trial": trial_name(run, trial),
         "hash": arguments["network"],
         "parameters": spec.parameters,
         "seed": arguments["seed"],
+        "round": arguments["round"],
         "epochs": short.retrain.epochs,
         "steps": short.retrain.epochs * short.retrain.steps,
         "dice": record[-1]["dice"],

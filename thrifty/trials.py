@@ -20,6 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ LOCAL: dict[str, Any] = {
 }
 CONNECT_SECONDS = 10.0
 EXCEPTIONS = 3  # retries of a trial whose function raises, if max_failures allows as many
+PARTS = 2  # tasks for each place, when many items are to be done
 GO_ON = "run the same command to go on"
 
 
@@ -113,7 +115,9 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
 def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]], resources: Resources) -> list[Any]:
     """`[function(item) for item in items]` on the workers, in order; items of a worker that died are done again.
 
-    After an error the few items in flight end by themselves: `ray.cancel` can abort the whole program (a race in Ray).
+    Several items make a task, so many that each place has PARTS tasks: few enough to cost little, and enough that no place
+    waits long for the last one. What `function` keeps in its module, such as loaded weights, it finds again in the next task.
+    After an error the few tasks in flight end by themselves: `ray.cancel` can abort the whole program (a race in Ray).
 
     Raises:
         ThriftyError: of the function, as it was raised there; or a worker died more often than `max_failures`.
@@ -122,17 +126,19 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
         return []
     connect()
     _check_resources(resources)
+    places = min(_places(resources), resources.concurrent or len(items))
     needs: dict[str, Any] = {"num_cpus": resources.cpus_per_trial, "num_gpus": resources.gpus_per_trial}
-    remote = ray.remote(**needs, max_retries=resources.max_failures)(function)
-    limit, refs, waiting = resources.concurrent or 2 * _places(resources), [], []
+    # max_calls: by default a worker with a GPU ends after one task, and with it all that it has loaded.
+    remote = ray.remote(**needs, max_retries=resources.max_failures, max_calls=0)(_all)
+    limit, refs, waiting = resources.concurrent or 2 * places, [], []
     try:
-        for item in items:
+        for part in parts_of(items, PARTS * places):
             if len(waiting) >= limit:
                 ready, waiting = ray.wait(waiting)
                 ray.get(ready)
-            refs.append(remote.remote(item))
+            refs.append(remote.remote(function, part))
             waiting.append(refs[-1])
-        return ray.get(refs)
+        return [value for found in ray.get(refs) for value in found]
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ThriftyError):
             raise ThriftyError(str(error.cause)) from None
@@ -140,6 +146,17 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
     except ray.exceptions.RayError as error:
         tried = f"and {resources.max_failures} retries did not help ({type(error).__name__})"
         raise ThriftyError(f"a worker died (killed, or out of memory), {tried}; {GO_ON}") from None
+
+
+def _all(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]]) -> list[Any]:
+    return [function(item) for item in items]
+
+
+def parts_of(items: Sequence[Any], number: int) -> list[Sequence[Any]]:
+    """`items` in order, cut into at most `number` parts whose lengths differ by at most one."""
+    number = min(number, len(items))
+    cuts = [len(items) * k // number for k in range(number + 1)] if number else [0]
+    return [items[start:end] for start, end in pairwise(cuts)]
 
 
 def connect() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from thrifty.plots.cases import Example, displayed, draw_cases, overlay
 from thrifty.plots.curves import draw_searches, series
 from thrifty.plots.lattice import draw_genotype
 from thrifty.plots.pareto import Point, draw_pareto, short
+from thrifty.plots.selection import draw_selection
 from thrifty.space.dot import lattice_nodes
 from thrifty.space.frame import Frame
 from thrifty.space.genotype import Cell, Edge, Genotype
@@ -155,3 +157,46 @@ def test_cases_picture_has_the_truth_s_outline(tmp_path: Path) -> None:
 def test_no_matplotlib_before_something_is_drawn() -> None:
     code = "import sys, thrifty.report, thrifty.space.dot; sys.exit(bool({'matplotlib', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def candidates() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    sizes = np.concatenate([rng.integers(6_000, 10_000, 15), rng.integers(18_000, 30_000, 20)])
+    groups = ["b10000_w8_d4"] * 15 + ["b30000_w16_d4"] * 20
+    rows = zip(groups, sizes, strict=True)
+    return [{"group": g, "parameters": int(n), "dice": 0.5 + n / 1e5 + 0.05 * rng.normal(), "hash": str(n)} for g, n in rows]
+
+
+TRAINED = [
+    Point("finalist", 9_000, 0.79),
+    Point("finalist", 28_000, 0.81),
+    Point("found", 28_000, 0.86),
+    Point("random", 27_000, 0.85),
+    Point("scaled U-Net", 28_500, 0.70),
+    Point("U-Net", 7_760_000, 0.83),
+    Point("UNet++", 9_040_000, 0.84),
+]
+
+
+def draw(path: Path, trained: list[Point]) -> list[str]:
+    rows = sorted(candidates(), key=lambda row: row["parameters"])
+    front = [row for k, row in enumerate(rows) if all(row["dice"] > other["dice"] for other in rows[:k])]
+    chosen = {10_000: max(rows[:15], key=lambda row: row["dice"]), 30_000: front[-1]}
+    draw_selection(rows, front, chosen, trained, path)
+    return comments(path)
+
+
+def test_the_selection_is_drawn_beside_what_was_trained(tmp_path: Path) -> None:
+    texts = draw(tmp_path / "s.svg", TRAINED)
+    inherited = {f"inherited, by the searches {group}" for group in ("b10000_w8_d4", "b30000_w16_d4")}
+    names = ("found", "random", "scaled U-Net", "U-Net (7.76 M)", "UNet++ (9.04 M)")
+    retrained = {f"{name}, retrained" for name in names}
+    assert inherited | retrained | {"finalists, short training", "front", "chosen", "budget"} <= set(texts)
+    assert {"Dice, selection cases", "10 k"} <= set(texts)
+    assert "1 M" not in texts, "what is far larger is a line across and does not squeeze the candidates"
+    assert (tmp_path / "s.svg").read_bytes() == (draw(tmp_path / "t.svg", TRAINED), (tmp_path / "t.svg").read_bytes())[1]
+
+
+def test_the_selection_alone_has_no_other_names(tmp_path: Path) -> None:
+    texts = draw(tmp_path / "s.svg", [])
+    assert "inherited Dice, selection cases" in texts and not any("trained" in text for text in texts)

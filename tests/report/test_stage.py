@@ -60,6 +60,7 @@ def make_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "iou": {"mean": 0.51 + number / 100, "sd_seeds": 0.01}, "hd95": {"mean": 3.25 + number, "unit": "mm"},
                 "dice_per_class": {LABELS[1]: mean - 0.01, LABELS[2]: mean + 0.01},
                 "dice_volume": None if number else 0.7654, "still_improving": number % 2, "seconds": 12.5 + number,
+                "selection_dice": mean + 0.01,
             }
         )  # fmt: skip
     sets = {"weights": 20, "architecture": 9, "selection": 7, "test": PATIENTS}
@@ -323,6 +324,22 @@ def test_a_selection_that_wants_no_short_trainings_says_so(tmp_path: Path) -> No
     text = selection_text(tmp_path, finalists={}, short=None)
     assert "the inherited score alone; no finalist was trained, since `select.finalists` is below 2." in text
     assert "### Finalists" not in text
+
+
+def test_rounds_are_told_and_tau_is_of_the_first(tmp_path: Path) -> None:
+    """In the second round the order is another one, and the two best have a Dice of a longer training."""
+    first = {row["hash"]: row["short_dice"] for row in FINALISTS}
+    rounds = [
+        {"epochs": 2, "steps": 5, "seeds": 1, "finalists": {"9000": [*first]}, "dice": first},
+        {"epochs": 4, "steps": 5, "seeds": 1, "finalists": {"9000": ["a", "beef"]}, "dice": {"a": [0.99], "beef": [0.9]}},
+    ]
+    longer = [{**FINALISTS[1], "short_dice": [0.99]}, {**FINALISTS[0], "short_dice": [0.1]}, *FINALISTS[2:]]
+    assert concordance(longer) != concordance(FINALISTS)
+    short = {"epochs": 4, "steps": 5, "seeds": 1}
+    text = selection_text(tmp_path, finalists={"9000": longer}, short=short, rounds=rounds)
+    assert "These were halved in 2 rounds: 6 networks for 2 epochs, then 2 networks for 4 epochs." in text
+    assert f"{concordance(FINALISTS):.2f} over the 6 finalists of the budget 9,000." in text
+    assert read_table(text.split("### Finalists")[1])[0]["short Dice"] == "0.9900"
 
 
 def test_tau_needs_five_finalists_that_differ(tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ class Selection:
 
     `networks` is how many different networks the candidates are; `seconds` and `cpu_hours` are None where not recorded.
     `finalists` by budget, best first: None where pareto.json has none since its version trained none, empty where the study
-    wanted none. `short` holds epochs, steps and seeds of the short trainings, `short_trainings` how many have finished.
+    wanted none. `short` holds epochs, steps and seeds of the short trainings that decided, `rounds` those of each round with its
+    finalists by budget and Dice by hash (empty in files of versions that had one round); `short_trainings` says how many have
+    finished.
     """
 
     candidates: tuple[Row, ...]
@@ -41,6 +43,7 @@ class Selection:
     cpu_hours: float | None
     finalists: Mapping[int, Sequence[Row]] | None = None
     short: Row | None = None
+    rounds: Sequence[Row] = ()
     short_trainings: int = 0
     short_seconds: float = 0.0
     short_cpu_hours: float = 0.0
@@ -137,6 +140,8 @@ def _selection(run: Run) -> Selection | None:
         _need(row, FINALIST_KEYS, f"{run.pareto}, finalists")
     if short is not None:
         _need(short, ("epochs", "steps", "seeds"), f"{run.pareto}, short")
+    for row in outcome.get("rounds", ()):
+        _need(row, ("epochs", "steps", "seeds", "finalists", "dice"), f"{run.pareto}, rounds")
     spent = read_json(run.select_result) if run.select_result.is_file() else None
     trained = [read_json(path) for path in sorted(run.short.glob("*/*/result.json"))]
     for row in trained:
@@ -150,6 +155,7 @@ def _selection(run: Run) -> Selection | None:
         cpu_hours=spent["seconds"] * spent["cpus"] / 3600 if spent else None,
         finalists=None if finalists is None else {int(budget): found for budget, found in finalists.items()},
         short=short,
+        rounds=outcome.get("rounds", ()),
         short_trainings=len(trained),
         short_seconds=sum(row["seconds"] for row in trained),
         short_cpu_hours=sum(row["seconds"] * row["cpus"] for row in trained) / 3600,

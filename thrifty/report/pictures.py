@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,15 +59,23 @@ def searches(facts: Facts, folder: Path) -> Pictures:
 
 
 def selection(facts: Facts, folder: Path) -> Pictures:
+    from thrifty.plots.pareto import Point
     from thrifty.plots.selection import draw_selection
 
     found = facts.selection
     if found is None or not found.candidates:
         return []
-    draw_selection(found.candidates, found.front, found.chosen, folder / "selection.svg")
+    trained = [row for rows in (found.finalists or {}).values() for row in rows if row["short_dice"]]
+    points = {row["hash"]: Point("finalist", row["parameters"], fmean(row["short_dice"])) for row in trained}
+    retrained = [
+        Point(kind_of(row["name"]), row["parameters"], row["selection_dice"]) for row in facts.networks if "selection_dice" in row
+    ]
+    draw_selection(found.candidates, found.front, found.chosen, [*points.values(), *retrained], folder / "selection.svg")
     risk = facts.study.select.risk
     by = "of Dice" if risk == 0 else f"of Dice minus {risk:g} times its spread"
     caption = f"candidates of the selection: inherited Dice against parameters, the front {by}, the chosen and their budgets"
+    if points or retrained:
+        caption += "; beside them Dice on the same cases of what was trained: finalists for a short while, the others in full"
     return [("selection.svg", caption)]
 
 

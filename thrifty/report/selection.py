@@ -56,12 +56,20 @@ def _what_decided(selection: Selection) -> str:
         "**What decided:** for each budget, Dice on the selection cases at the end of a short training from scratch "
         f"({epochs} of {short['steps']} steps, {seeds}) of its finalists, the best by inherited score."
     )
+    if len(selection.rounds) > 1:
+        text += f" These were halved in {len(selection.rounds)} rounds: {_rounds(selection.rounds)}."
     if selection.short_trainings:
         text += (
             f" These {selection.short_trainings} trainings took {selection.short_seconds:.1f} seconds "
             f"({selection.short_cpu_hours:.3f} CPU-hours)."
         )
     return text
+
+
+def _rounds(rounds: Sequence[Row]) -> str:
+    """The finalists of each round, over all budgets, and for how long they were trained."""
+    numbers = [len(one["dice"]) for one in rounds]
+    return ", then ".join(f"{number} networks for {one['epochs']} epochs" for number, one in zip(numbers, rounds, strict=True))
 
 
 def _finalists(selection: Selection) -> list[str]:
@@ -79,7 +87,16 @@ def _finalists(selection: Selection) -> list[str]:
         for budget, found in selection.finalists.items()
         for place, row in enumerate(found)
     ]
-    return ["### Finalists", table(FINALIST_COLUMNS, rows), agreement(selection.finalists)]
+    return ["### Finalists", table(FINALIST_COLUMNS, rows), agreement(_of_first_round(selection))]
+
+
+def _of_first_round(selection: Selection) -> dict[int, list[Row]]:
+    """The finalists with the Dice of the first round, in which all of them were trained for equally long."""
+    found, first = selection.finalists or {}, selection.rounds[0]["dice"] if selection.rounds else {}
+    return {
+        budget: [{**row, "short_dice": first.get(row["hash"], row["short_dice"])} for row in rows]
+        for budget, rows in found.items()
+    }
 
 
 def _mean(short_dice: Sequence[float] | None) -> str:
