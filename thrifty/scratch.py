@@ -20,6 +20,7 @@ from thrifty.train import cosine, make_optimiser
 if TYPE_CHECKING:
     from thrifty.data.batches import Batches
     from thrifty.data.splits import Splits
+    from thrifty.distil import Teacher
 
 
 def make_trainee(
@@ -53,6 +54,7 @@ class ScratchTraining:
         self.optimiser = make_optimiser(self.parameters, study.retrain.optimiser)
         self.best_dice, self.best_epoch = -1.0, -1
         self.best_weights: dict[str, Tensor] = {}
+        self.teacher: Teacher | None = None
 
     @property
     def recipe(self) -> Retrain:
@@ -73,7 +75,10 @@ class ScratchTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.optimiser.lr * cosine(position, self.recipe.epochs * self.recipe.steps)
         images, masks = self.batches.draw(epoch, step)
-        loss = dice_ce(self._forward(images), masks)
+        logits = self._forward(images)
+        loss = dice_ce(logits, masks)
+        if self.teacher is not None:
+            loss = self.teacher.blend(loss, logits, images)
         if not math.isfinite(loss.item()):
             raise ThriftyError(
                 f"the loss became {loss.item()} in epoch {epoch}, step {step}; lower retrain.optimiser.lr "
