@@ -111,10 +111,11 @@ def compared(study: str, teacher: str, seed: int, setting: tuple[float, float]) 
 def teacher_of(job: Job, normalisation: Any, device: Any) -> Any:
     from thrifty.distil import load_teacher
 
-    _, run, prepared = opened(job.study)
+    study, run, prepared = opened(job.study)
     trials = {"unet": [("unet", 0)], "ensemble": [(f"found_{BUDGETS[job.study]}", seed) for seed in range(3)]}[job.teacher]
     folders = [run.retrain_trial(*key) for key in trials]
-    return load_teacher(job.teacher, folders, prepared.store.classes, normalisation, job.weight, job.temperature, device)
+    recipe = study.retrain.model_copy(update={"teacher_weight": job.weight, "teacher_temperature": job.temperature})
+    return load_teacher(job.teacher, folders, prepared, normalisation, recipe, device)
 
 
 def new_trainee(job: Job, device: Any) -> Any:

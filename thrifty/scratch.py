@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 
 def make_trainee(
-    network: nn.Module, study: Study, prepared: Prepared, splits: Splits, seed: int, device: torch.device
+    network: nn.Module,
+    study: Study,
+    prepared: Prepared,
+    splits: Splits,
+    seed: int,
+    device: torch.device,
+    teacher: Teacher | None = None,
 ) -> ScratchTraining:
     """A network with its training batches, its selection cases and the normalisation learnt on the training cases."""
     from thrifty.data.batches import Batches
@@ -33,7 +39,7 @@ def make_trainee(
     training = store.indices(splits.training)
     normalisation = training_normalisation(study, store, splits)
     batches = Batches(store, tuple(training), normalisation, study.data, study.retrain.batch, seed, device)
-    return ScratchTraining(network, batches, store.indices(splits.selection), normalisation, study, device)
+    return ScratchTraining(network, batches, store.indices(splits.selection), normalisation, study, device, teacher)
 
 
 class ScratchTraining:
@@ -47,14 +53,14 @@ class ScratchTraining:
         normalisation: Normalisation,
         study: Study,
         device: torch.device,
+        teacher: Teacher | None = None,
     ) -> None:
         self.network, self.batches, self.selection = network, batches, selection
-        self.normalisation, self.study, self.device = normalisation, study, device
+        self.normalisation, self.study, self.device, self.teacher = normalisation, study, device, teacher
         self.parameters = list(network.parameters())
         self.optimiser = make_optimiser(self.parameters, study.retrain.optimiser)
         self.best_dice, self.best_epoch = -1.0, -1
         self.best_weights: dict[str, Tensor] = {}
-        self.teacher: Teacher | None = None
 
     @property
     def recipe(self) -> Retrain:
@@ -114,9 +120,18 @@ class ScratchTraining:
 
     def state_dict(self) -> dict[str, Any]:
         best = {"dice": self.best_dice, "epoch": self.best_epoch, "weights": self.best_weights}
-        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "best": best}
+        network, optimiser = self.network.state_dict(), self.optimiser.state_dict()
+        return {"network": network, "optimiser": optimiser, "best": best, "teacher": self._taught_by()}
+
+    def _taught_by(self) -> dict[str, Any] | None:
+        return None if self.teacher is None else self.teacher.as_json()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state.get("teacher") != self._taught_by():
+            raise ThriftyError(
+                "the teacher is not the one that this training began with (its weights have changed); remove the folder of the "
+                "training to begin it again"
+            )
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         best = state["best"]
