@@ -35,7 +35,7 @@ ROWS = HERE / "results" / "distillation.jsonl"
 BUDGETS = {"hippocampus": 20_000, "dsb2018": 30_000}  # the cheaper set first
 SEEDS = (0, 1, 2)
 SWEEP_SEEDS = SEEDS[:1]
-SWEEP = ((0.5, 3.0), (0.5, 1.0), (0.9, 3.0))  # weight, temperature
+SWEEP = ((0.5, 3.0), (0.5, 1.0), (0.2, 1.0))  # weight, temperature
 LOOKS = 6  # steps over which the seconds of a step and of its soft labels are looked at; the first one only warms up
 Rows = dict[str, dict[str, Any]]
 
@@ -108,14 +108,70 @@ def compared(study: str, teacher: str, seed: int, setting: tuple[float, float]) 
     return Job(study, "none", seed) if teacher == "none" else Job(study, teacher, seed, *setting)
 
 
-def teacher_of(job: Job, normalisation: Any, device: Any) -> Any:
-    from thrifty.distil import load_teacher
+@dataclass(frozen=True)
+class Teacher:
+    """Trained networks that are taught from, in evaluation mode; `weight` is the share of their soft labels in the loss."""
 
-    study, run, prepared = opened(job.study)
+    networks: tuple[Any, ...]
+    weight: float
+    temperature: float
+
+    def soften(self, images: Any) -> Any:
+        """Soft labels (B, classes, H, W) of images (B, C, H, W): the mean over the networks of softmax(logits / T)."""
+        import torch
+
+        from thrifty.inference import forward_padded
+
+        with torch.no_grad():
+            soft = [(forward_padded(network, images) / self.temperature).softmax(dim=1) for network in self.networks]
+        return torch.stack(soft).mean(dim=0)
+
+    def loss(self, logits: Any, soft: Any) -> Any:
+        """T^2 KL(teacher || student) of distributions softened by T, in the mean over the pixels (Hinton 2015, sec. 2)."""
+        from torch.nn import functional
+
+        log_student = functional.log_softmax(logits / self.temperature, dim=1)
+        pixels = soft.shape[0] * soft.shape[-2] * soft.shape[-1]
+        return self.temperature**2 * functional.kl_div(log_student, soft, reduction="sum") / pixels
+
+
+def taught(forward: Any, teacher: Teacher) -> Any:
+    """`forward` of a training whose loss is (1 - weight) x its own + weight x the teacher's.
+
+    The gradients are blended where the two losses meet, at the logits, so that the recipe itself knows nothing of teachers.
+    """
+    import torch
+
+    def with_soft_labels(images: Any) -> Any:
+        logits, soft = forward(images), teacher.soften(images)
+
+        def blend(gradient: Any) -> Any:
+            with torch.enable_grad():
+                apart = logits.detach().requires_grad_()
+                (soft_gradient,) = torch.autograd.grad(teacher.loss(apart, soft), apart)
+            return (1 - teacher.weight) * gradient + teacher.weight * soft_gradient
+
+        logits.register_hook(blend)
+        return logits
+
+    return with_soft_labels
+
+
+def teacher_of(job: Job, normalisation: Any, device: Any) -> Teacher:
+    """
+    Raises:
+        SystemExit: the teacher was trained under another normalisation than the student.
+    """
+    from thrifty.model import load_model
+
+    run, networks = opened(job.study)[1], []
     trials = {"unet": [("unet", 0)], "ensemble": [(f"found_{BUDGETS[job.study]}", seed) for seed in range(3)]}[job.teacher]
-    folders = [run.retrain_trial(*key) for key in trials]
-    recipe = study.retrain.model_copy(update={"teacher_weight": job.weight, "teacher_temperature": job.temperature})
-    return load_teacher(job.teacher, folders, prepared, normalisation, recipe, device)
+    for key in trials:
+        network, model = load_model(run.retrain_trial(*key), device)
+        if model.normalisation != normalisation:
+            raise SystemExit(f"{run.retrain_trial(*key).model} has another normalisation than a training has now")
+        networks.append(network)
+    return Teacher(tuple(networks), job.weight, job.temperature)
 
 
 def new_trainee(job: Job, device: Any) -> Any:
@@ -131,7 +187,7 @@ def new_trainee(job: Job, device: Any) -> Any:
     network = build_network(genotype_spec("student", load(run.genotype(budget)), budget)).to(device)
     trainee = make_trainee(network, study, prepared, prepared.splits, job.seed, device)
     if job.teacher != "none":
-        trainee.teacher = teacher_of(job, trainee.normalisation, device)
+        trainee._forward = taught(trainee._forward, teacher_of(job, trainee.normalisation, device))
     return trainee
 
 
@@ -260,36 +316,48 @@ def write(row: dict[str, Any]) -> None:
 
 
 def report(rows: Rows) -> str:
+    return "\n\n".join([teacher_lines(rows), sweep_table(rows), comparison_table(rows)])
+
+
+def teacher_lines(rows: Rows) -> str:
+    known = [row for name in BUDGETS if (row := rows.get(f"{name}/teachers"))]
+    return "\n".join(", ".join(f"{key} {v if isinstance(v, str) else f'{v:.4f}'}" for key, v in row.items()) for row in known)
+
+
+def sweep_table(rows: Rows) -> str:
+    from evidence_report import table
+
+    alone = [Job(next(iter(BUDGETS)), "none", seed) for seed in SWEEP_SEEDS]
+    settings = [("none", "", alone)] + [(f"{w:g}", f"{t:g}", sweep(w, t)) for w, t in SWEEP]
+    done = [(*setting, jobs) for *setting, jobs in settings if all(job.name in rows for job in jobs)]
+    lines = [[weight, temperature, f"{mean_of(rows, jobs, 'selection_dice'):.4f}"] for weight, temperature, jobs in done]
+    return table(["weight", "temperature", f"Dice on the selection cases, seeds {SWEEP_SEEDS}"], lines)
+
+
+def comparison_table(rows: Rows) -> str:
     from evidence_report import over_patients, over_seeds, table, verdict
     from scipy import stats
 
-    parts = []
-    for name in BUDGETS:
-        if (row := rows.get(f"{name}/teachers")) is not None:
-            parts.append(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key != "job"))
-    lines = [
-        [f"{w:g}", f"{t:g}", *(f"{rows[job.name]['selection_dice']:.4f}" for job in sweep(w, t))]
-        for w, t in SWEEP
-        if all(job.name in rows for job in sweep(w, t))
-    ]
-    parts.append(table(["weight", "temperature", *(f"selection Dice, seed {s}" for s in SWEEP_SEEDS)], lines))
-    lines = []
-    for name in BUDGETS if (setting := chosen(rows)) else ():
-        for teacher in ("ensemble", "unet"):
-            seeds = [s for s in SEEDS if all(compared(name, t, s, setting).name in rows for t in ("none", teacher))]
-            if len(seeds) < 2:
-                continue
-            of = {t: [rows[compared(name, t, seed, setting).name] for seed in seeds] for t in ("none", teacher)}
-            plain, taught = (np.array([row["patients"] for row in of[t]]) for t in ("none", teacher))
-            each = (taught - plain).mean(axis=1)  # by seed
+    setting, lines = chosen(rows), []
+    for name, teacher in [(n, t) for n in BUDGETS for t in ("ensemble", "unet")] if setting else ():
+        seeds = [s for s in SEEDS if all(compared(name, t, s, setting).name in rows for t in ("none", teacher))]
+        if not seeds:
+            continue
+        alone, with_one = (
+            np.array([rows[compared(name, t, seed, setting).name]["patients"] for seed in seeds]) for t in ("none", teacher)
+        )
+        each = (with_one - alone).mean(axis=1)  # by seed
+        dice = [over_seeds(values.mean(axis=1)) for values in (alone, with_one)]
+        shown = [name, teacher, str(len(seeds)), *dice, f"{100 * each.mean():+.2f}"]
+        patients = over_patients((with_one - alone).mean(axis=0))
+        if len(seeds) > 1:
             interval = stats.ttest_1samp(each, 0).confidence_interval(0.95)
-            over = ((float(interval.low), float(interval.high)), over_patients((taught - plain).mean(axis=0)))
-            shown = [f"{100 * low:+.2f} to {100 * high:+.2f}" for low, high in over]
-            dice = [over_seeds(values.mean(axis=1)) for values in (plain, taught)]
-            lines.append([name, teacher, str(len(seeds)), *dice, f"{100 * each.mean():+.2f}", *shown, verdict(over)])
-    head = ["set", "teacher", "seeds", "Dice alone", "Dice taught", "difference, points", "95 % over seeds"]
-    parts.append(f"chosen on the selection cases: {setting}\n" + table([*head, "95 % over patients", "taught is"], lines))
-    return "\n\n".join(parts)
+            over = [(float(interval.low), float(interval.high)), patients]
+            lines.append([*shown, *(f"{100 * low:+.2f} to {100 * high:+.2f}" for low, high in over), verdict(over)])
+        else:
+            lines.append([*shown, "", f"{100 * patients[0]:+.2f} to {100 * patients[1]:+.2f}", "undecided"])
+    head = ["set", "teacher", "seeds", "test Dice alone", "with the teacher", "difference, points", "95 % over seeds"]
+    return f"weight and temperature {setting}\n\n" + table([*head, "95 % over patients", "with the teacher is"], lines)
 
 
 def main() -> None:

@@ -27,7 +27,6 @@ from pydantic import (
 
 from thrifty.errors import ThriftyError, nearest, one_line
 
-OWN_TEACHERS = ("none", "unet", "found")  # of retrain.teacher; anything else is a folder
 LARGEST_SEED = 2**32 - 1  # of numpy, scikit-learn and Optuna
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
@@ -205,25 +204,11 @@ class Retrain(Section):
     random: Annotated[int, Field(ge=0)] = 3  # random genotypes for each budget
     baselines: tuple[Literal["unet", "unetpp", "scaled_unet"], ...] = ("scaled_unet", "unet", "unetpp")
     folds: PositiveInt = 1  # 1: the split as it is; k: cross-validation outside the test set
-    teacher: str = "none"  # of the found networks: unet, found (its own seeds together), or a folder as for THRIFTY_RESULTS
-    teacher_weight: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of the teacher's soft labels in the loss
-    teacher_temperature: Annotated[float, Field(gt=0)] = 3.0  # the logits of both are divided by it
 
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, value: Any) -> Any:
         return distinct(value)
-
-    @model_validator(mode="after")
-    def _has_its_teacher(self) -> Retrain:
-        if self.teacher == "unet" and "unet" not in self.baselines:
-            raise ValueError("retrain.teacher is unet, but retrain.baselines has no unet; add it, or give another teacher")
-        if self.teacher not in OWN_TEACHERS and self.folds > 1:
-            raise ValueError(
-                f"retrain.teacher is the folder {self.teacher}, which may have seen the cases that the {self.folds} folds hold "
-                f"out; allowed with folds are {', '.join(OWN_TEACHERS)}"
-            )
-        return self
 
 
 class Evaluate(Section):

@@ -26,7 +26,6 @@ SCHEMA = 1
 SEED = 0x7261_6E64  # of the random genotypes: 'rand', so that no other generator of a study starts alike
 FILLS = 0.85  # share of its budget that a random genotype uses at least
 REPEATS = 200  # draws in a row without a new genotype after which a space counts as exhausted
-DISTILLED = "distilled_"  # before the budget, in the name of a found network that is trained with a teacher
 REFERENCES = ("unet", "unetpp")  # at their published size, whatever the budget
 Key = tuple[str, int, int | None]
 """A trained network: its name, seed and fold (None without cross-validation)."""
@@ -44,8 +43,6 @@ def planned_networks(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
     for budget, setting in by_budget(settings_of(study, space, channels, classes)).items():
         found = found_genotype(study, run, store, budget)
         specs.append(genotype_spec(f"found_{budget}", found, budget))
-        if study.retrain.teacher != "none":
-            specs.append(genotype_spec(f"{DISTILLED}{budget}", found, budget))
         costs = Costs(space, setting.width, setting.levels, channels, classes, depth=study.search.depth)
         for k, genotype in enumerate(random_genotypes(costs, found, room(setting, found), study.retrain.random)):
             specs.append(genotype_spec(f"random_{budget}_{k}", genotype, budget))

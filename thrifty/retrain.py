@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from thrifty.config import Study
 from thrifty.data.prepare import Prepared, open_prepared, prepare
-from thrifty.distil import check_teacher, teacher_of
 from thrifty.model import Model, save_model, weights_hash
 from thrifty.nets.build import build_network
-from thrifty.networks import DISTILLED, planned_networks, read_networks, trial_arguments, trial_keys, trial_name, write_networks
+from thrifty.networks import planned_networks, read_networks, trial_arguments, trial_keys, trial_name, write_networks
 from thrifty.results import Run, Trial, read_run
 from thrifty.scratch import make_trainee
 from thrifty.train import Report, choose_device, finish, run_epochs, seed_everything, threads_for
@@ -33,17 +32,8 @@ def run_stage(study: Study, run: Run) -> None:
     from thrifty.trials import run_trials
 
     prepared = prepare(study, run)
-    check_teacher(study, prepared)
     write_networks(run, planned_networks(study, run, prepared.store))
-    for specs in waves(trial_specs(study, run)):
-        run_trials("retrain", retrain_trial, specs, study.resources, run)
-
-
-def waves(specs: Sequence[Spec]) -> list[list[Spec]]:
-    """What has a teacher waits for all that may be one; where nothing has a teacher there is one wave."""
-    taught = [spec for spec in specs if spec.arguments["network"].startswith(DISTILLED)]
-    first = [spec for spec in specs if spec not in taught]
-    return [first, taught] if taught else [first]
+    run_trials("retrain", retrain_trial, trial_specs(study, run), study.resources, run)
 
 
 def trial_specs(study: Study, run: Run) -> list[Spec]:
@@ -78,8 +68,7 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
     network = build_network(spec).to(device)
-    teacher = teacher_of(study, run, prepared, splits, key, spec.budget, device)
-    trainee = make_trainee(network, study, prepared, splits, arguments["seed"], device, teacher)
+    trainee = make_trainee(network, study, prepared, splits, arguments["seed"], device)
     record = run_epochs(trainee, study.retrain.epochs, trial, report)
     patch = study.data.patch_size
     save_model(trial, Model(spec, trainee.normalisation, prepared.store.labels, patch), trainee.best_weights)
@@ -98,7 +87,6 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
         "best_epoch": trainee.best_epoch,
         "weights_sha256": weights_hash(trial),
         "still_improving": still_improving(record),
-        "teacher": None if teacher is None else teacher.as_json(),
     }
     finish(trial, result, record, arguments, device)
 

@@ -20,17 +20,10 @@ from thrifty.train import cosine, make_optimiser
 if TYPE_CHECKING:
     from thrifty.data.batches import Batches
     from thrifty.data.splits import Splits
-    from thrifty.distil import Teacher
 
 
 def make_trainee(
-    network: nn.Module,
-    study: Study,
-    prepared: Prepared,
-    splits: Splits,
-    seed: int,
-    device: torch.device,
-    teacher: Teacher | None = None,
+    network: nn.Module, study: Study, prepared: Prepared, splits: Splits, seed: int, device: torch.device
 ) -> ScratchTraining:
     """A network with its training batches, its selection cases and the normalisation learnt on the training cases."""
     from thrifty.data.batches import Batches
@@ -39,7 +32,7 @@ def make_trainee(
     training = store.indices(splits.training)
     normalisation = training_normalisation(study, store, splits)
     batches = Batches(store, tuple(training), normalisation, study.data, study.retrain.batch, seed, device)
-    return ScratchTraining(network, batches, store.indices(splits.selection), normalisation, study, device, teacher)
+    return ScratchTraining(network, batches, store.indices(splits.selection), normalisation, study, device)
 
 
 class ScratchTraining:
@@ -53,10 +46,9 @@ class ScratchTraining:
         normalisation: Normalisation,
         study: Study,
         device: torch.device,
-        teacher: Teacher | None = None,
     ) -> None:
         self.network, self.batches, self.selection = network, batches, selection
-        self.normalisation, self.study, self.device, self.teacher = normalisation, study, device, teacher
+        self.normalisation, self.study, self.device = normalisation, study, device
         self.parameters = list(network.parameters())
         self.optimiser = make_optimiser(self.parameters, study.retrain.optimiser)
         self.best_dice, self.best_epoch = -1.0, -1
@@ -81,10 +73,7 @@ class ScratchTraining:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.optimiser.lr * cosine(position, self.recipe.epochs * self.recipe.steps)
         images, masks = self.batches.draw(epoch, step)
-        logits = self._forward(images)
-        loss = dice_ce(logits, masks)
-        if self.teacher is not None:
-            loss = self.teacher.blend(loss, logits, images)
+        loss = dice_ce(self._forward(images), masks)
         if not math.isfinite(loss.item()):
             raise ThriftyError(
                 f"the loss became {loss.item()} in epoch {epoch}, step {step}; lower retrain.optimiser.lr "
@@ -120,18 +109,9 @@ class ScratchTraining:
 
     def state_dict(self) -> dict[str, Any]:
         best = {"dice": self.best_dice, "epoch": self.best_epoch, "weights": self.best_weights}
-        network, optimiser = self.network.state_dict(), self.optimiser.state_dict()
-        return {"network": network, "optimiser": optimiser, "best": best, "teacher": self._taught_by()}
-
-    def _taught_by(self) -> dict[str, Any] | None:
-        return None if self.teacher is None else self.teacher.as_json()
+        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(), "best": best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.get("teacher") != self._taught_by():
-            raise ThriftyError(
-                "the teacher is not the one that this training began with (its weights have changed); remove the folder of the "
-                "training to begin it again"
-            )
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         best = state["best"]
