@@ -17,6 +17,12 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def last_line(text: object) -> str:
+    """The last line of a traceback or of a long message: the one that says what happened."""
+    lines = [line for line in str(text).splitlines() if line.strip()]
+    return one_line(lines[-1]) if lines else "no reason was given"
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """ "; did you mean 'x'?" for the allowed name closest to `name`, or nothing where none is close."""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)

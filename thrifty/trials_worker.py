@@ -1,0 +1,65 @@
+"""What Ray Tune runs on a worker: a trial function, with the errors that are not to be tried again taken out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from thrifty.console import METRICS
+from thrifty.errors import ThriftyError, last_line
+from thrifty.results import Trial, user_errors
+from thrifty.trials_connect import tune
+
+Report = Callable[[dict[str, Any]], None]
+Function = Callable[[dict[str, Any], Trial, Report], None]
+
+
+def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
+    """What Tune runs on a worker. An error that is not to be tried again, such as a user's, is reported and not raised.
+
+    A worker can have died between writing the result and Tune's learning of it: then there is nothing left to do.
+    """
+
+    def trainable(config: dict[str, Any]) -> None:
+        item = config["item"]
+        trial = Trial(Path(item["folder"]))
+        try:
+            with user_errors(trial.folder):
+                trial.folder.mkdir(parents=True, exist_ok=True)
+                for part in trial.folder.glob(".*.part"):  # left by a worker that was killed while it wrote
+                    part.unlink(missing_ok=True)
+                trial.error.unlink(missing_ok=True)
+                if trial.done:
+                    trial.checkpoint.unlink(missing_ok=True)
+                else:
+                    function(item["arguments"], trial, lambda row: tune.report(_plain(row)))
+        except ThriftyError as error:
+            tune.report({"refused": str(error)})
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                trial.error.write_text(traceback.format_exc(), encoding="utf-8")
+            if _times(Path(item["raised"])) <= item["retries"]:
+                raise
+            tune.report({"refused": last_line(traceback.format_exception_only(error)[-1])})
+
+    return trainable
+
+
+def _times(raised: Path) -> float:
+    """How often a trial has raised in this run, this time included: the file has one byte for each."""
+    try:
+        with raised.open("ab") as file:
+            file.write(b".")
+        return raised.stat().st_size
+    except OSError:
+        return math.inf  # without an account it would be tried again for ever
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """The part of a record that the driver shows."""
+    numbers = {key: row[key] for key in ("epoch", "seconds", *METRICS) if isinstance(row.get(key), (int, float))}
+    return {**numbers, "guard": row["guard"]} if row.get("guard") else numbers
