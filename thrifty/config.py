@@ -31,6 +31,7 @@ LARGEST_SEED = 2**32 - 1  # of numpy, scikit-learn and Optuna
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Keep = Literal["best", "last", "all"]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -225,6 +226,10 @@ class Resources(Section):
     concurrent: PositiveInt | None = None  # trials at once; None: as many as fit
     max_failures: Annotated[int, Field(ge=-1)] = 3  # retries of a trial whose worker died; -1: no end
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    keep: Keep = "best"  # of a finished trial: the best weights alone, or its last checkpoint too, or that of every epoch
+    trial_hours: Annotated[float, Field(gt=0)] | None = None  # a trial that has run for longer is given up
+    max_cpu_hours: Annotated[float, Field(gt=0)] | None = None  # of all trials of the study; then it stops cleanly
+    max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
 
     def as_arguments(self) -> dict[str, Any]:
         """What a trial function is told of its share of the machine."""

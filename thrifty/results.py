@@ -10,18 +10,25 @@ import errno
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import yaml
 
-from thrifty.config import Study, read_study, read_yaml
+from thrifty.config import Keep, Study, read_study, read_yaml
 from thrifty.errors import ThriftyError, one_line
 
 # Keys that may change between two runs of one study: they change where it runs, not what comes out.
 FREE_KEYS = frozenset({"resources"})
+TRANSIENT = frozenset(  # storage over a network that is away for a while
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED}
+    | {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+)
+PATIENCE_SECONDS, FIRST_PAUSE, LONGEST_PAUSE = 120.0, 0.5, 15.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -152,11 +159,21 @@ class Trial:
     """The folder of one trial: of a search, a short training, a retraining or an evaluation."""
 
     folder: Path
+    keep: Keep = "best"  # which checkpoints stay when it has finished
 
     @property
     def checkpoint(self) -> Path:
-        """Everything needed to go on; removed when the trial has finished."""
+        """Everything needed to go on; removed when the trial has finished, unless `keep` says otherwise."""
         return self.folder / "checkpoint.pt"
+
+    @property
+    def checkpoint_before(self) -> Path:
+        """The one before the newest, in case that is damaged."""
+        return self.folder / "checkpoint_before.pt"
+
+    def checkpoint_of(self, epoch: int) -> Path:
+        """With `keep` = all, one for each epoch."""
+        return self.folder / "checkpoints" / f"epoch_{epoch:04d}.pt"
 
     @property
     def record(self) -> Path:
@@ -194,6 +211,12 @@ class Trial:
     @property
     def done(self) -> bool:
         return self.result.is_file()
+
+    def drop_checkpoints(self) -> None:
+        """Removes what a finished trial is not to keep."""
+        self.checkpoint_before.unlink(missing_ok=True)
+        if self.keep == "best":
+            self.checkpoint.unlink(missing_ok=True)
 
 
 def open_run(root: Path, study: Study) -> Run:
@@ -259,6 +282,7 @@ def user_errors(path: Path | None = None) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up: free some space, then run the same command to go on",
             errno.EACCES: "no permission to write there: set THRIFTY_RESULTS to a folder of yours",
             errno.EROFS: "that disk is read-only: set THRIFTY_RESULTS to a folder of yours",
+            **dict.fromkeys(TRANSIENT, "the storage does not answer: see that it is there, then run the same command to go on"),
             errno.ENOTDIR: "a file stands where a folder is needed: set THRIFTY_RESULTS to another folder",
         }
         if error.errno in hints:
@@ -266,21 +290,49 @@ def user_errors(path: Path | None = None) -> Iterator[None]:
         raise
 
 
-def write_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file so that it is either whole or absent: `fill` writes a neighbour, which then takes the name."""
+def write_file(path: Path, fill: Callable[[IO[bytes]], object], before: Path | None = None) -> None:
+    """Writes a file so that it is either whole or absent: `fill` writes a neighbour, which then takes the name.
+
+    The file that had the name is then called `before`, where that is given. Storage that is away is waited for,
+    PATIENCE_SECONDS in all.
+    """
     with user_errors(path):
-        make_folder(path.parent)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        patiently(lambda: _write_once(path, fill, before))
+
+
+def patiently(action: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> T:
+    """`action()`, tried again with growing pauses as long as it fails in a way that passes (TRANSIENT).
+
+    Raises:
+        OSError: of another kind at once; a transient one after PATIENCE_SECONDS.
+    """
+    end, pause = clock() + PATIENCE_SECONDS, FIRST_PAUSE
+    while True:
         try:
-            with os.fdopen(handle, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~umask())
-            os.replace(name, path)
-        except BaseException:
+            return action()
+        except OSError as error:
+            if error.errno not in TRANSIENT or clock() + pause > end:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _write_once(path: Path, fill: Callable[[IO[bytes]], object], before: Path | None) -> None:
+    make_folder(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~umask())
+        if before is not None and path.is_file():
+            os.replace(path, before)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
             Path(name).unlink(missing_ok=True)
-            raise
+        raise
 
 
 def make_folder(path: Path) -> None:

@@ -15,6 +15,7 @@ from thrifty.data.prepare import Prepared, training_normalisation
 from thrifty.errors import ThriftyError
 from thrifty.inference import forward_padded, mean_dice
 from thrifty.losses import dice_ce
+from thrifty.setbacks import Easing, NotFinite, backward, check_finite
 from thrifty.train import cosine, make_optimiser
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class ScratchTraining:
         self.optimiser = make_optimiser(self.parameters, study.retrain.optimiser)
         self.best_dice, self.best_epoch = -1.0, -1
         self.best_weights: dict[str, Tensor] = {}
+        self.easing = Easing()
 
     @property
     def recipe(self) -> Retrain:
@@ -63,6 +65,7 @@ class ScratchTraining:
         total = torch.zeros((), device=self.device)
         for step in range(self.recipe.steps):
             total += self._step(index, step)
+        check_finite(self.parameters, f"a weight is not finite after epoch {index}; {self._advice()}")
         row: dict[str, Any] = {"loss": float(total) / self.recipe.steps, "lr": self.optimiser.param_groups[0]["lr"], "dice": None}
         if is_validated(index, self.recipe):
             row["dice"] = self._validate(index)
@@ -72,19 +75,22 @@ class ScratchTraining:
         position = epoch * self.recipe.steps + step
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.optimiser.lr * cosine(position, self.recipe.epochs * self.recipe.steps)
+            group["lr"] *= self.easing.rate_factor
         images, masks = self.batches.draw(epoch, step)
-        loss = dice_ce(self._forward(images), masks)
-        if not math.isfinite(loss.item()):
-            raise ThriftyError(
-                f"the loss became {loss.item()} in epoch {epoch}, step {step}; lower retrain.optimiser.lr "
-                f"(now {self.recipe.optimiser.lr:g}) or set retrain.optimiser.clip, and run it again under another name="
-            )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = backward(self.network, self._forward, images, lambda logits: dice_ce(logits, masks), self.easing.pieces)
+        if not math.isfinite(loss.item()):
+            raise NotFinite(f"the loss became {loss.item()} in epoch {epoch}, step {step}; {self._advice()}")
         if self.recipe.optimiser.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.optimiser.clip)
         self.optimiser.step()
-        return loss.detach()
+        return loss
+
+    def _advice(self) -> str:
+        return (
+            f"lower retrain.optimiser.lr (now {self.recipe.optimiser.lr:g}) or set retrain.optimiser.clip, "
+            "and run it again under another name="
+        )
 
     def _forward(self, images: Tensor) -> Tensor:
         try:

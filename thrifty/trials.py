@@ -155,6 +155,7 @@ def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scrat
     retries = EXCEPTIONS if resources.max_failures < 0 else min(EXCEPTIONS, resources.max_failures)
     items = [
         {"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments, "retries": retries}
+        | {"keep": resources.keep}
         | {"raised": str(scratch / f"raised_{place}")}
         for place, s in enumerate(todo)
     ]

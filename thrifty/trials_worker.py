@@ -26,7 +26,7 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
 
     def trainable(config: dict[str, Any]) -> None:
         item = config["item"]
-        trial = Trial(Path(item["folder"]))
+        trial = Trial(Path(item["folder"]), item["keep"])
         try:
             with user_errors(trial.folder):
                 trial.folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
                     part.unlink(missing_ok=True)
                 trial.error.unlink(missing_ok=True)
                 if trial.done:
-                    trial.checkpoint.unlink(missing_ok=True)
+                    trial.drop_checkpoints()
                 else:
                     function(item["arguments"], trial, lambda row: tune.report(_plain(row)))
         except ThriftyError as error:
@@ -62,4 +62,4 @@ def _times(raised: Path) -> float:
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """The part of a record that the driver shows."""
     numbers = {key: row[key] for key in ("epoch", "seconds", *METRICS) if isinstance(row.get(key), (int, float))}
-    return {**numbers, "guard": row["guard"]} if row.get("guard") else numbers
+    return numbers | {key: row[key] for key in ("guard", "setbacks") if row.get(key)}
