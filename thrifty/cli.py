@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import thrifty
-from thrifty.errors import USER_ERROR, ThriftyError, one_line
+from thrifty.errors import USER_ERROR, ThriftyError, mask, one_line
 
 if TYPE_CHECKING:
     from thrifty.config import Study
@@ -80,7 +80,7 @@ def run_stages(study_name: str, overrides: list[str] | None, stages: list[str]) 
     if stages[0] != "search" and not root.exists():
         raise ThriftyError(f"there is no run folder {root} yet; `thrifty search` with the same study comes first")
     with opened(study) as run:
-        print(f"study {study.name} in {run.root}", flush=True)
+        print(mask(f"study {study.name} in {run.root}"), flush=True)
         if stages[0] in PREPARING:
             prepare_and_validate(study, run)
     for number, name in enumerate(stages, start=1):
@@ -217,4 +217,4 @@ def doctor(ray: Annotated[bool, typer.Option("--ray", help="Also try whether Ray
     from thrifty.doctor import examine
 
     for line in examine(ray):
-        print(line, flush=True)
+        print(mask(line), flush=True)

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from thrifty.errors import ThriftyError, nearest, one_line
+from thrifty.errors import ThriftyError, mask, nearest, one_line
 
 LARGEST_SEED = 2**32 - 1  # of numpy, scikit-learn and Optuna
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
@@ -379,7 +379,18 @@ def read_study(path: Path, overrides: Iterable[str] = ()) -> Study:
     Raises:
         ThriftyError: every mistake of the file at once, on one line.
     """
-    return parse(Study, apply_overrides(read_yaml(path), overrides), str(path))
+    values = apply_overrides(read_yaml(path), overrides)
+    _refuse_credentials(values, path)
+    return parse(Study, values, str(path))
+
+
+def _refuse_credentials(values: Any, path: Path, where: str = "") -> None:
+    """They would come into run.yaml, which people show to others."""
+    if isinstance(values, (Mapping, list, tuple)):
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            _refuse_credentials(value, path, f"{where}.{key}".removeprefix("."))
+    elif isinstance(values, str) and mask(values) != values:
+        raise ThriftyError(f"{path}: '{where}' has a user name or password in its URL ({values}); give it by the environment")
 
 
 def parse(model: type[T], values: Mapping[str, Any], origin: str) -> T:

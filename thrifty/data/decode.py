@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thrifty.data.cases import Unreadable
 from thrifty.errors import one_line
 
+if TYPE_CHECKING:
+    from PIL import ImageFile
+
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
 VOLUMES = (".nii", ".nii.gz")
 ENDINGS = (*PICTURES, *VOLUMES)
 
 BROKEN = "files that cannot be read"
+TOO_LARGE = "files with more pixels than are read (a decompression bomb, or to be cut into tiles)"
+MOST_PIXELS = 89_478_485  # of a picture: where Pillow warns
+MOST_VOXELS = 2**30
 NOT_FINITE = "files with NaN or infinite pixels"
 
 
@@ -62,7 +69,7 @@ def decode(path: Path, indexed: bool = False) -> Pixels:
         if pixels.values.size == 0:
             raise ValueError("no pixels in it")
         values = _stored_type(pixels.values)
-    except MemoryError:
+    except (MemoryError, Unreadable):
         raise
     except Exception as error:  # decoders raise every kind of exception on broken files (struct.error, zlib.error, EOFError)
         reason = one_line(error).replace(str(path), "").strip(" :") or type(error).__name__
@@ -121,10 +128,33 @@ def _picture(path: Path, indexed: bool) -> Pixels:
     return Pixels(values[:, :, :-1] if alpha else values, None, None)
 
 
-def _pillow(path: Path, indexed: bool) -> np.ndarray:
+def _check_size(path: Path, shape: tuple[int, ...], most: int) -> None:
+    """By the header, before memory is taken."""
+    if math.prod(shape) > most:
+        raise Unreadable(TOO_LARGE, f"{path.name} ({times(shape)}, at most {most:,})")
+
+
+def _open_picture(path: Path) -> ImageFile.ImageFile:
+    """
+    Raises:
+        Unreadable: Pillow refuses its size, or we do, which is before Pillow would warn.
+    """
     from PIL import Image
 
-    with Image.open(path) as image:
+    try:
+        image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise Unreadable(TOO_LARGE, f"{path.name} ({one_line(error)})") from None
+    try:
+        _check_size(path, (image.height, image.width), MOST_PIXELS)
+    except Unreadable:
+        image.close()
+        raise
+    return image
+
+
+def _pillow(path: Path, indexed: bool) -> np.ndarray:
+    with _open_picture(path) as image:
         if getattr(image, "n_frames", 1) > 1:
             raise ValueError(f"{image.n_frames} pages, one is needed")  # pyrefly: ignore[missing-attribute]
         if "RGB" in image.mode and ";16" in str(image.tile):
@@ -146,6 +176,7 @@ def _tif(path: Path, indexed: bool) -> np.ndarray:
         if len(file.series) != 1:
             raise ValueError(f"{len(file.series)} images in one file, one is needed")
         series = file.series[0]
+        _check_size(path, series.shape, MOST_PIXELS * 4)
         try:
             values, axes = series.asarray(), series.axes
         except Exception as error:
@@ -167,6 +198,7 @@ def _volume(path: Path) -> Pixels:
     import nibabel
 
     image = nibabel.load(path)
+    _check_size(path, image.shape, MOST_VOXELS)  # pyrefly: ignore[missing-attribute]
     orientation = tuple(str(code) for code in nibabel.aff2axcodes(image.affine))  # pyrefly: ignore[missing-attribute]
     image = nibabel.as_closest_canonical(image)  # pyrefly: ignore[bad-argument-type]
     shape = _three(image.shape)
