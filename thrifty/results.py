@@ -67,7 +67,7 @@ class Run:
         return self.root / "search"
 
     def search_trial(self, name: str) -> Trial:
-        return Trial(self.search / name)
+        return Trial(self.search / plain(name))
 
     @property
     def candidates(self) -> Path:
@@ -93,10 +93,10 @@ class Run:
 
     def short_genotype(self, network: str) -> Path:
         """The genotype that is trained for a short while, in its canonical form; `network` is its hash."""
-        return self.short / network / "genotype.json"
+        return self.short / plain(network) / "genotype.json"
 
     def short_trial(self, network: str, seed: int) -> Trial:
-        return Trial(self.short / network / f"seed_{seed}")
+        return Trial(self.short / plain(network) / f"seed_{seed}")
 
     def genotype(self, budget: int) -> Path:
         """The chosen genotype for a budget (parameters)."""
@@ -113,7 +113,7 @@ class Run:
 
     def retrain_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
         name = f"seed_{seed}" if fold is None else f"seed_{seed}_fold_{fold}"
-        return Trial(self.retrain / network / name)
+        return Trial(self.retrain / plain(network) / name)
 
     @property
     def networks(self) -> Path:
@@ -122,7 +122,7 @@ class Run:
 
     def evaluate_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
         """Beside the retraining of the same name: its predictions of the test cases, measured."""
-        return Trial(self.root / "evaluate" / "trials" / network / self.retrain_trial(network, seed, fold).folder.name)
+        return Trial(self.root / "evaluate" / "trials" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
 
     @property
     def examples(self) -> Path:
@@ -130,7 +130,7 @@ class Run:
         return self.root / "evaluate" / "examples.json"
 
     def example(self, network: str, case: str) -> Path:
-        return self.root / "evaluate" / "examples" / network / f"{case}.png"
+        return self.root / "evaluate" / "examples" / plain(network) / f"{plain(case)}.png"
 
     @property
     def per_case(self) -> Path:
@@ -217,6 +217,17 @@ class Trial:
         self.checkpoint_before.unlink(missing_ok=True)
         if self.keep == "best":
             self.checkpoint.unlink(missing_ok=True)
+
+
+def plain(name: str) -> str:
+    """`name`, once it is clear that as a part of a path it leads nowhere else: names come from files that anyone can write.
+
+    Raises:
+        ThriftyError: it has a separator in it, or is '.', '..' or empty.
+    """
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        raise ThriftyError(f"{name!r} cannot be the name of a file or folder; remove the file that it comes from")
+    return name
 
 
 def open_run(root: Path, study: Study) -> Run:

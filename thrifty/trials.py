@@ -16,10 +16,12 @@ from typing import Any
 
 from thrifty.config import Resources
 from thrifty.console import board
+from thrifty.environment import versions_that_must_agree
 from thrifty.errors import ThriftyError, last_line
 from thrifty.manifest import Manifest, only_driver
 from thrifty.results import Run, Trial, user_errors
 from thrifty.trials_connect import connect, machines, ray, tune
+from thrifty.trials_limits import GO_ON, Limits
 from thrifty.trials_signals import stop_signals
 from thrifty.trials_watch import Stop, Tell, Watch, number_of
 from thrifty.trials_worker import Function, make_trainable
@@ -27,7 +29,6 @@ from thrifty.trials_worker import Function, make_trainable
 __all__ = ["Spec", "connect", "machines", "map_batches", "run_trials"]
 
 EXCEPTIONS = 3  # retries of a trial whose function raises, if max_failures allows as many
-GO_ON = "run the same command to go on"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def run_trials(stage: str, function: Function, specs: Sequence[Spec], resources:
 
     Raises:
         ThriftyError: another process works on this run; more CPUs or GPUs are asked for than any machine has; trials failed
-            (each named with its reason); the disk is full; the run was interrupted. All finished trials are kept.
+            (each named with its reason); the disk is full; the hours of the study are used up; the run was interrupted. All
+            finished trials are kept.
     """
     with only_driver(run):
         _run_trials(stage, function, specs, resources, run)
@@ -65,8 +67,11 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     connect()
     _check_resources(resources)
     epochs = {spec.name: spec.epochs for spec in todo}
+    limits = Limits(run, resources, manifest)
+    if exceeded := limits.exceeded():
+        raise ThriftyError(exceeded)
     with board(stage, epochs, len(specs) - len(todo)) as shown, stop_signals(shown) as stopped:
-        watch = Watch(stage, {spec.name: spec.trial for spec in todo}, manifest, shown, stopped)
+        watch = Watch({spec.name: spec.trial for spec in todo}, manifest, limits, shown, stopped)
         watch.hear(_fit, function, todo, resources, run, watch)
         watch.hear(watch.close)
     if watch.error is not None:
@@ -133,7 +138,7 @@ def _places(resources: Resources) -> int:
 
 def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Run, watch: Watch) -> None:
     """One Tune trial for each spec. Tune's own tree is scratch: it lies in the run folder since all machines see that."""
-    scratch = run.root / watch.stage / ".tune"
+    scratch = run.root / watch.manifest.stage / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
@@ -144,7 +149,7 @@ def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Ru
             scratch.mkdir(parents=True, exist_ok=True)
             _tuner(function, todo, resources, scratch, watch).fit()
     except (tune.TuneError, ray.exceptions.RayError, EOFError) as error:  # EOFError: Tune could not write out its own files
-        raise ThriftyError(f"Ray stopped {watch.stage}: {last_line(error)}; {GO_ON}") from None
+        raise ThriftyError(f"Ray stopped {watch.manifest.stage}: {last_line(error)}; {GO_ON}") from None
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -153,10 +158,11 @@ def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Ru
 
 def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scratch: Path, watch: Watch) -> tune.Tuner:
     retries = EXCEPTIONS if resources.max_failures < 0 else min(EXCEPTIONS, resources.max_failures)
+    shared = {"retries": retries, "keep": resources.keep, "versions": versions_that_must_agree()}
     items = [
-        {"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments, "retries": retries}
-        | {"keep": resources.keep}
-        | {"raised": str(scratch / f"raised_{place}")}
+        {"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments, **shared}
+        | {"raised": str(scratch / f"raised_{place}"), "overtime": str(scratch / f"overtime_{place}")}
+        | {"trial_hours": resources.trial_hours, "seconds_left": _seconds_left(resources, watch.manifest.seconds(s.name))}
         for place, s in enumerate(todo)
     ]
     needs = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
@@ -176,6 +182,10 @@ def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scrat
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
         ),
     )
+
+
+def _seconds_left(resources: Resources, used: float) -> float | None:
+    return None if resources.trial_hours is None else 3600 * resources.trial_hours - used
 
 
 def _failures(stage: str, failed: dict[str, str], total: int) -> str:

@@ -11,13 +11,14 @@ from thrifty.errors import ThriftyError, last_line
 from thrifty.manifest import Manifest
 from thrifty.results import Trial
 from thrifty.trials_connect import tune
+from thrifty.trials_limits import Limits
 
 
 class Watch:
     """Takes down what becomes of the trials: in the manifest and on the board."""
 
-    def __init__(self, stage: str, trials: dict[str, Trial], manifest: Manifest, shown: Board, stopped: threading.Event) -> None:
-        self.stage, self.trials, self.manifest, self.shown, self.stopped = stage, trials, manifest, shown, stopped
+    def __init__(self, trials: dict[str, Trial], manifest: Manifest, limits: Limits, shown: Board, stop: threading.Event) -> None:
+        self.trials, self.manifest, self.limits, self.shown, self.stopped = trials, manifest, limits, shown, stop
         self.failed: dict[str, str] = {}
         self.error: ThriftyError | None = None
 
@@ -64,7 +65,16 @@ class Watch:
         self.shown.fail(name, reason)
 
     def tick(self) -> None:
-        self.manifest.tick()
+        """
+        Raises:
+            ThriftyError: the hours of the study are used up.
+        """
+        if not self.manifest.tick():
+            return
+        for line in self.limits.stragglers():
+            self.shown.say(line)
+        if exceeded := self.limits.exceeded():
+            raise ThriftyError(exceeded)
 
     def close(self) -> None:
         """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from thrifty.console import METRICS
-from thrifty.errors import ThriftyError, last_line
+from thrifty.environment import versions_that_must_agree
+from thrifty.errors import ThriftyError, last_line, mask
 from thrifty.results import Trial, user_errors
 from thrifty.trials_connect import tune
 
@@ -32,21 +35,57 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
                 trial.folder.mkdir(parents=True, exist_ok=True)
                 for part in trial.folder.glob(".*.part"):  # left by a worker that was killed while it wrote
                     part.unlink(missing_ok=True)
+                _check_versions(item["versions"])
                 trial.error.unlink(missing_ok=True)
                 if trial.done:
                     trial.drop_checkpoints()
                 else:
-                    function(item["arguments"], trial, lambda row: tune.report(_plain(row)))
+                    with _limited(item, trial):
+                        function(item["arguments"], trial, lambda row: tune.report(_plain(row)))
         except ThriftyError as error:
             tune.report({"refused": str(error)})
         except Exception as error:
             with contextlib.suppress(OSError):
-                trial.error.write_text(traceback.format_exc(), encoding="utf-8")
+                trial.error.write_text(mask(traceback.format_exc()), encoding="utf-8")
             if _times(Path(item["raised"])) <= item["retries"]:
                 raise
             tune.report({"refused": last_line(traceback.format_exception_only(error)[-1])})
 
     return trainable
+
+
+def _check_versions(driver: dict[str, str]) -> None:
+    here = versions_that_must_agree()
+    if differing := [f"{name} {here[name]} (driver: {version})" for name, version in driver.items() if here[name] != version]:
+        raise ThriftyError(f"this worker has {', '.join(differing)}; give all machines the same versions")
+
+
+@contextlib.contextmanager
+def _limited(item: dict[str, Any], trial: Trial) -> Iterator[None]:
+    """Ends this worker's process when the trial's time is over, also where it hangs; called again, the trial is refused then.
+
+    Raises:
+        ThriftyError: its time was over before.
+    """
+    if item["seconds_left"] is None:
+        yield
+        return
+    marker, text = Path(item["overtime"]), f"it has run for {item['trial_hours']:g} hours; raise resources.trial_hours to go on"
+    if marker.exists() or item["seconds_left"] <= 0:
+        raise ThriftyError(text)
+
+    def end() -> None:
+        marker.touch()
+        trial.error.write_text(text, encoding="utf-8")
+        os._exit(1)
+
+    timer = threading.Timer(item["seconds_left"], end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _times(raised: Path) -> float:
