@@ -27,6 +27,7 @@ from pydantic import (
 
 from thrifty.errors import ThriftyError, mask, nearest, one_line
 
+SCHEMA = 1  # of run.yaml, and with it of all files of a run folder that have no version of their own
 LARGEST_SEED = 2**32 - 1  # of numpy, scikit-learn and Optuna
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
@@ -349,6 +350,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_values(path: Path) -> dict[str, Any]:
+    """The keys of a study in a YAML file; run.yaml also has a schema version, which is checked and taken out.
+
+    Raises:
+        ThriftyError: as `read_yaml`; or another version wrote it.
+    """
+    values = read_yaml(path)
+    if (schema := values.pop("schema", SCHEMA)) != SCHEMA:
+        raise ThriftyError(
+            f"{path} has schema {schema!r}, this version reads {SCHEMA}; use the version that wrote it, or another name="
+        )
+    return values
+
+
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """`values` with `a.b=value` overrides put in; the value is read as YAML.
 
@@ -379,7 +394,7 @@ def read_study(path: Path, overrides: Iterable[str] = ()) -> Study:
     Raises:
         ThriftyError: every mistake of the file at once, on one line.
     """
-    values = apply_overrides(read_yaml(path), overrides)
+    values = apply_overrides(read_values(path), overrides)
     _refuse_credentials(values, path)
     return parse(Study, values, str(path))
 

@@ -12,6 +12,7 @@ from typing import Any
 from thrifty.config import Study
 from thrifty.errors import ThriftyError
 from thrifty.results import Run, read_jsonl, write_json
+from thrifty.settled import in_order, settled
 from thrifty.space.genotype import from_json, save
 
 SCHEMA = 1
@@ -80,7 +81,8 @@ def write_outcome(study: Study, run: Run, rows: Sequence[Row]) -> None:
     """
     searched = read_jsonl(run.candidates)
     decoded = {row["genotype_hash"] for row in searched}
-    budgets = sorted({row["budget"] for row in searched})
+    kept = settled(run)
+    budgets = sorted({row["budget"] for row in searched} - kept.keys())
     finalists = {budget: finalists_of(rows, budget, study.select.finalists, decoded) for budget in budgets}
     dice = _short_dice(study, run, finalists)
     ranked = {budget: decide(found, dice) for budget, found in finalists.items()}
@@ -91,8 +93,10 @@ def write_outcome(study: Study, run: Run, rows: Sequence[Row]) -> None:
         "evaluated": len(rows),
         "networks": len(best_by_network(rows)),
         "short": {"epochs": study.short_epochs, "steps": study.retrain.steps, "seeds": study.select.short_seeds},
-        "chosen": {str(budget): _kept(found[0], KEPT, dice) for budget, found in ranked.items()},
-        "finalists": {str(budget): [_kept(row, OF_FINALISTS, dice) for row in found] for budget, found in ranked.items()},
+        "chosen": in_order(kept, "chosen", {budget: _kept(found[0], KEPT, dice) for budget, found in ranked.items()}),
+        "finalists": in_order(
+            kept, "finalists", {budget: [_kept(row, OF_FINALISTS, dice) for row in found] for budget, found in ranked.items()}
+        ),
         "front": [{key: row[key] for key in KEPT} for row in pareto_front(rows)],
     }
     resources = study.resources

@@ -18,11 +18,10 @@ from typing import IO, Any, TypeVar
 
 import yaml
 
-from thrifty.config import Keep, Study, read_study, read_yaml
+from thrifty import growth
+from thrifty.config import SCHEMA, Keep, Study, read_study, read_values
 from thrifty.errors import ThriftyError, one_line
 
-# Keys that may change between two runs of one study: they change where it runs, not what comes out.
-FREE_KEYS = frozenset({"resources"})
 TRANSIENT = frozenset(  # storage over a network that is away for a while
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED}
     | {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
@@ -231,16 +230,22 @@ def plain(name: str) -> str:
 
 
 def open_run(root: Path, study: Study) -> Run:
-    """The run folder of `study`: made if new, taken up again if it holds the same study.
+    """The run folder of `study`: made if new, taken up again if it holds the same study, or a part of it that may grow.
 
     Raises:
         ThriftyError: as `check_run`; or the folder cannot be written.
     """
     check_run(root, study)
     run = Run(root)
-    if not run.study.is_file():
-        write_text(run.study, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    if not run.study.is_file() or growth_of(root, study):
+        write_text(run.study, yaml.safe_dump({"schema": SCHEMA, **study.model_dump(mode="json")}, sort_keys=False))
     return run
+
+
+def growth_of(root: Path, study: Study) -> list[str]:
+    """What `study` adds to the one that the folder holds, in words; nothing where there is none yet."""
+    path = Run(root).study
+    return growth.added(read_values(path), study.model_dump(mode="json")) if path.is_file() else []
 
 
 def check_run(root: Path, study: Study) -> None:
@@ -251,7 +256,7 @@ def check_run(root: Path, study: Study) -> None:
     """
     run = Run(root)
     if run.study.is_file():
-        differences = _differences(read_yaml(run.study), study.model_dump(mode="json"))
+        differences = growth.differences(read_values(run.study), study.model_dump(mode="json"))
         if differences:
             raise ThriftyError(
                 f"{root} holds another study: {'; '.join(differences[:4])}; give this study another name=, "
@@ -269,14 +274,6 @@ def read_run(root: Path) -> tuple[Study, Run]:
     if not run.study.is_file():
         raise ThriftyError(f"{root} is no run folder: it has no run.yaml; `thrifty run STUDY.yaml` makes one")
     return read_study(run.study), run
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Readable differences of two resolved studies, apart from the free keys."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in {**old, **new} if prefix or k not in FREE_KEYS]
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}{k}.")]
-    return [] if old == new else [f"{prefix.rstrip('.')} was {old!r}, now {new!r}"]
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from thrifty.metrics import present_classes
 from thrifty.nets.build import NetworkSpec, build_network
 from thrifty.networks import Key, read_networks
 from thrifty.results import Run, read_json
+from thrifty.settled import notes_on_later_searches
 
 if TYPE_CHECKING:
     from thrifty.data.prepare import Prepared
@@ -64,7 +65,7 @@ def summarise(
         },
         "networks": networks,
         "missing": list(missing),
-        "notes": [*notes(study, list(specs)), *class_notes(rows)],
+        "notes": [*notes(study, list(specs)), *notes_on_later_searches(run), *class_notes(rows)],
         "searches": trial_results(run, "search"),
         "cost": ledger(run)["cost"],
     }
