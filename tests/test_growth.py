@@ -9,16 +9,23 @@ from typing import Any
 
 import pytest
 import yaml
-from small_study import run_here
+from small_study import BUDGET, run_here, small_run, small_study
 
 from thrifty import cli
-from thrifty.config import Study
+from thrifty.config import Resources, Study
+from thrifty.data.prepare import open_prepared
+from thrifty.data.splits import read_splits
 from thrifty.errors import ThriftyError
 from thrifty.growth import added, differences
-from thrifty.manifest import only_driver
-from thrifty.results import Run, open_run, read_json, read_jsonl, read_run
+from thrifty.manifest import Manifest, only_driver, stored
+from thrifty.nets.supernet import Supernet
+from thrifty.nets.supernet_file import load_supernet, save_supernet
+from thrifty.networks import read_networks
+from thrifty.results import Run, open_run, read_json, read_jsonl, read_run, write_json
 from thrifty.settled import later_searches, settled
 from thrifty.shelf import opened
+from thrifty.space.genotype import load
+from thrifty.space.schema import load_space
 
 STUDY: dict[str, Any] = {
     "name": "grows",
@@ -169,3 +176,32 @@ def test_a_finished_study_grows_without_redoing_anything(thrifty_run: Callable[.
     assert f"3,000 parameters was chosen before these searches were added, so they had no say in it: {later};" in note
     thrifty_run(**more)
     assert outcomes(run) == after, "and it is finished again"
+
+
+def test_files_of_another_version_are_refused_by_name(tmp_path: Path) -> None:
+    study = small_study()
+    run = small_run(tmp_path, study)
+    prepared = open_prepared(run)
+    Manifest(run, "search", Resources()).write()
+    genotype = run.genotype(BUDGET)
+    readers: dict[Path, Callable[[], object]] = {
+        run.networks: lambda: read_networks(run),
+        run.splits: lambda: read_splits(run.splits, prepared.store),
+        run.search / "trials.json": lambda: stored(run, "search"),
+        run.data / "index.json": lambda: open_prepared(run),
+        genotype: lambda: load(genotype),
+    }
+    for path, reader in readers.items():
+        reader()
+        value = read_json(path)
+        assert value["schema"] == 1, path
+        write_json(path, value | {"schema": 7})
+        with pytest.raises(ThriftyError, match="schema"):
+            reader()
+        write_json(path, value)
+    space, file = load_space("tiny"), tmp_path / "supernet.safetensors"
+    save_supernet(file, Supernet(space, 4, 3, 1, 2), 1, 2)
+    load_supernet(file, space)
+    file.write_bytes(file.read_bytes().replace(rb"\"schema\": 1", rb"\"schema\": 7"))
+    with pytest.raises(ThriftyError, match="it has schema 7, this version reads 1"):
+        load_supernet(file, space)

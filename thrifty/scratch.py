@@ -99,9 +99,10 @@ class ScratchTraining:
             if "more than 1 value per channel" not in str(error):
                 raise
             rows, columns = images.shape[-2:]
+            pieces = " (memory does not suffice for more at once)" if self.easing.pieces > 1 else ""
             raise ThriftyError(
-                f"a batch of {len(images)} patches of {rows}x{columns} leaves one value per channel at the lowest level, too few "
-                "for batch normalisation; raise retrain.batch or data.patch"
+                f"a batch of {len(images)} patches of {rows}x{columns}{pieces} leaves one value per channel at the lowest "
+                "level, too few for batch normalisation; raise retrain.batch or data.patch"
             ) from None
 
     def _validate(self, index: int) -> float:

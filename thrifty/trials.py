@@ -64,12 +64,12 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     todo = [spec for spec in specs if not spec.trial.done]
     if not todo:
         return
-    connect()
-    _check_resources(resources)
-    epochs = {spec.name: spec.epochs for spec in todo}
     limits = Limits(run, resources, manifest)
     if exceeded := limits.exceeded():
         raise ThriftyError(exceeded)
+    connect()
+    _check_resources(resources)
+    epochs = {spec.name: spec.epochs for spec in todo}
     with board(stage, epochs, len(specs) - len(todo)) as shown, stop_signals(shown) as stopped:
         watch = Watch({spec.name: spec.trial for spec in todo}, manifest, limits, shown, stopped)
         watch.hear(_fit, function, todo, resources, run, watch)
