@@ -73,7 +73,9 @@ def test_workers_killed_at_twenty_random_moments(tmp_path: Path) -> None:
         row, kills = rows[spec.name], killer.killed.count(spec.name)
         assert (row["status"], row["attempts"], row["faults"]) == ("done", kills + 1, kills), spec.name
         done = [int(epoch) for epoch in (spec.trial.folder / "log").read_text().split()]
-        assert sorted(set(done)) == list(range(25)) and len(done) <= 25 + kills, "at most the epoch at hand is done again"
+        assert done == sorted(set(done)) and len(done) >= 25 - kills, (
+            "no epoch that was kept is done again; a kill can hide its note"
+        )
         assert not list(spec.trial.folder.glob(".*.part"))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from thrifty.config import Study
 from thrifty.errors import ThriftyError
 from thrifty.results import Run, read_jsonl, write_json
-from thrifty.settled import in_order, settled
+from thrifty.settled import in_order
 from thrifty.space.genotype import from_json, save
 
 SCHEMA = 1
@@ -73,15 +73,18 @@ def decide(finalists: Sequence[Row], short_dice: Mapping[str, Sequence[float]]) 
     return sorted(finalists, key=lambda row: (-fmean(short_dice[row["hash"]]), row["parameters"], row["hash"]))
 
 
-def write_outcome(study: Study, run: Run, rows: Sequence[Row]) -> None:
+def write_outcome(study: Study, run: Run, rows: Sequence[Row], kept: Mapping[int, Row] | None = None) -> None:
     """Trains the finalists of all budgets, lets that decide, and writes a genotype for every budget and, last, pareto.json.
+
+    Args:
+        kept: budgets that were chosen for before, which stay as they are (`thrifty.settled`).
 
     Raises:
         ThriftyError: no candidate is within a budget, or short trainings failed.
     """
     searched = read_jsonl(run.candidates)
     decoded = {row["genotype_hash"] for row in searched}
-    kept = settled(run)
+    kept = kept or {}
     budgets = sorted({row["budget"] for row in searched} - kept.keys())
     finalists = {budget: finalists_of(rows, budget, study.select.finalists, decoded) for budget in budgets}
     dice = _short_dice(study, run, finalists)

@@ -108,6 +108,7 @@ class ScratchTraining:
     def _validate(self, index: int) -> float:
         """The mean Dice on the selection cases; of equally good epochs the first one is kept."""
         store, settings = self.batches.store, self.study.evaluate
+        settings = settings.model_copy(update={"batch": max(1, settings.batch // self.easing.pieces)})
         dice = mean_dice(self.network, store, self.selection, self.normalisation, settings, self.device)
         if dice > self.best_dice:
             self.best_dice, self.best_epoch = dice, index

@@ -84,7 +84,7 @@ def run_stage(study: Study, run: Run) -> None:
     record = Record(run)
     for group in groups:
         _search_group(study, run, group, record)
-    write_outcome(study, run, record.rows)
+    write_outcome(study, run, record.rows, kept)
 
 
 def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:

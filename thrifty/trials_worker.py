@@ -75,9 +75,11 @@ def _limited(item: dict[str, Any], trial: Trial) -> Iterator[None]:
         raise ThriftyError(text)
 
     def end() -> None:
-        marker.touch()
-        trial.error.write_text(text, encoding="utf-8")
-        os._exit(1)
+        try:
+            marker.touch()
+            trial.error.write_text(text, encoding="utf-8")
+        finally:
+            os._exit(1)
 
     timer = threading.Timer(item["seconds_left"], end)
     timer.daemon = True
