@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-cache-dir --constraint constraints.txt
 
-.PHONY: help install demo test format clean
+.PHONY: help install demo test test-faults format clean
 
 help:
 	@echo "make demo     the whole job on embedded phantoms, in a few minutes"
 	@echo "make test     lint, types, layers and tests"
+	@echo "make test-faults  what happens when things die (about ten minutes)"
 	@echo "make install  only sets up $(VENV)"
 	@echo "make format   formats the code"
 	@echo "make clean    removes $(VENV) and caches, never results/"
@@ -37,6 +38,10 @@ test: $(READY)
 	@$(BIN)/pyrefly check --output-format min-text
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+# About ten minutes; its log is committed.
+test-faults: $(READY)
+	@{ date -u '+%Y-%m-%d %H:%M UTC'; $(BIN)/python -m pytest -m faults -v --durations=0 2>&1; } | tee docs/faults.log
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .

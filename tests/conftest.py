@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.update(MPLBACKEND="Agg", OMP_NUM_THREADS="1")
-os.environ.pop("RAY_ADDRESS", None)  # thrifty.trials sets the rest of what Ray reads when it is imported
+os.environ.pop("RAY_ADDRESS", None)  # thrifty.trials_connect sets the rest of what Ray reads when it is imported
 
 import pytest
 
@@ -34,7 +34,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """A Ray of this machine with 2 CPUs, on loopback. Modules of the tests are found by its workers."""
-    from thrifty.trials import LOCAL, LOGS, ray  # this ray has been imported in the right surroundings
+    from thrifty.trials_connect import LOCAL, LOGS, ray  # this ray has been imported in the right surroundings
 
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     workers = {"env_vars": {"PYTHONPATH": paths}}

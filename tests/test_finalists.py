@@ -18,13 +18,13 @@ from thrifty.config import Resources, Study
 from thrifty.data.prepare import open_prepared, prepare
 from thrifty.errors import ThriftyError
 from thrifty.finalists import best_by_network, decide, finalists_of, pareto_front, write_outcome
+from thrifty.ledger import ledger
 from thrifty.manifest import stored
 from thrifty.results import Run, open_run, read_json, read_jsonl, write_jsonl
 from thrifty.space.cost import count
 from thrifty.space.genotype import CELL_TYPES, Cell, Genotype, canonical, from_json, genotype_hash, load, save, to_json
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import load_space
-from thrifty.summary import ledger
 from thrifty.train import cosine
 
 BUDGETS = (2400, 3000)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.small_study import small_study
+from thrifty.ledger import ledger
 from thrifty.nets.baselines import FILTERS
 from thrifty.nets.build import baseline_spec
 from thrifty.results import Run, write_json
-from thrifty.summary import by_patient, interval, ledger, macs, notes, scores, seed_means, spread
+from thrifty.summary import by_patient, interval, macs, notes, scores, seed_means, spread
 
 
 def row(
@@ -123,9 +124,12 @@ def test_ledger_adds_up_hours_by_stage(tmp_path: Path) -> None:
     write_json(run.retrain_trial("unet", 0).result, {"trial": "unet/seed_0", "seconds": 7200, "cpus": 1, "gpus": 1})
     write_json(run.evaluate_trial("unet", 0).result, {"trial": "unet/seed_0", "seconds": 36, "cpus": 1, "gpus": 0})
     found = ledger(run)
-    assert found["cost"]["search"] == {"trials": 2, "seconds": 5400, "useful_seconds": 5400, "cpu_hours": 3.0, "gpu_hours": 0.5}
+    none = {"faults": 0, "lost_seconds": 0.0, "wall_seconds": 0.0}
+    assert found["cost"]["search"] == {
+        "trials": 2, "seconds": 5400, "useful_seconds": 5400, "cpu_hours": 3.0, "gpu_hours": 0.5, **none
+    }  # fmt: skip
     assert found["cost"]["retrain"] == {
-        "trials": 1, "seconds": 7200, "useful_seconds": 7200, "cpu_hours": 2.0, "gpu_hours": 2.0
+        "trials": 1, "seconds": 7200, "useful_seconds": 7200, "cpu_hours": 2.0, "gpu_hours": 2.0, **none
     }  # fmt: skip
     assert found["cost"]["evaluate"]["cpu_hours"] == pytest.approx(0.01)
     assert [(t["stage"], t["trial"]) for t in found["trials"]] == [
@@ -147,7 +151,9 @@ def test_ledger_counts_what_faults_and_starts_have_cost(tmp_path: Path) -> None:
     for name, seconds in (("s0", 3600), ("s2", 1800), ("s3", 900)):
         write_json(run.search_trial(name).result, {"trial": name, "seconds": seconds, "cpus": 2, "gpus": 0.5})
     rows = [manifest_row("s0", 5400, 3), manifest_row("s1", 720, 4), manifest_row("s3", 0.0, 0), manifest_row("s4", 0.0, 0)]
-    write_json(run.search / "trials.json", {"schema": 1, "stage": "search", "trials": rows})
+    rows[0] |= {"faults": 2, "status": "done"}
+    rows[1] |= {"faults": 4, "status": "failed"}
+    write_json(run.search / "trials.json", {"schema": 1, "stage": "search", "wall_seconds": 3000.0, "trials": rows})
     write_json(run.select_result, {"trial": "select", "seconds": 360, "cpus": 1, "gpus": 0})
     found = ledger(run)
     trials = {t["trial"]: t for t in found["trials"]}
@@ -159,6 +165,8 @@ def test_ledger_counts_what_faults_and_starts_have_cost(tmp_path: Path) -> None:
     assert {t: row["attempts"] for t, row in trials.items()} == {"s0": 3, "s1": 4, "s2": None, "s3": None, "select": None}
     cost = found["cost"]["search"]
     assert (cost["trials"], cost["seconds"], cost["useful_seconds"]) == (3, 8820, 6300), "three have finished"
+    assert {t: row["lost_seconds"] for t, row in trials.items() if row["faults"]} == {"s0": 1800, "s1": 720}
+    assert (cost["faults"], cost["lost_seconds"], cost["wall_seconds"]) == (6, 2520, 3000)
     assert (cost["cpu_hours"], cost["gpu_hours"]) == pytest.approx((2 * 8820 / 3600, 0.5 * 8820 / 3600))
     assert found["cost"]["select"]["trials"] == 1 and found["cost"]["select"]["useful_seconds"] == 360
 

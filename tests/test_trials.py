@@ -25,7 +25,8 @@ from thrifty import manifest, trials
 from thrifty.config import Resources
 from thrifty.errors import ThriftyError
 from thrifty.results import Run, Trial, read_json, user_errors, write_json
-from thrifty.trials import Spec, map_batches, run_trials, tune
+from thrifty.trials import Spec, map_batches, run_trials
+from thrifty.trials_connect import tune
 
 ONE = Resources(max_failures=2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -16,8 +17,10 @@ def count_trial(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
     """Adds up epochs from its own checkpoint; its result depends on every epoch having been done exactly once, in order.
 
     `die_at` and `raise_at` (epochs) happen before that epoch is kept; `die_at` only as long as the file `spared` is absent.
-    `die_after` dies with the result written and the checkpoint gone, each time; `linger` (seconds) ends that much later.
+    `die_by` says by which signal. `die_after` dies with the result written and the checkpoint gone, each time; `linger` (seconds)
+    ends that much later; `hang_at` never ends that epoch; `away` (seconds) is how long storage fails from the second epoch on.
     """
+    _note(trial.folder / "pids", f"{os.getpid()}")
     state = read_json(trial.checkpoint) if trial.checkpoint.is_file() else {"epoch": 0, "value": arguments["seed"]}
     for epoch in range(state["epoch"], arguments["epochs"]):
         if epoch == arguments.get("raise_at"):
@@ -25,6 +28,9 @@ def count_trial(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
         if epoch == arguments.get("refuse_at"):
             raise ThriftyError("the budget of 10 parameters is below the smallest network; give at least 812")
         _die(arguments, epoch, trial.folder / "spared")
+        time.sleep(1000 if epoch == arguments.get("hang_at") else 0)
+        if epoch == 1 and "away" in arguments:
+            _take_storage_away(arguments["away"])
         state = {"epoch": epoch + 1, "value": (state["value"] * 31 + epoch) % 1_000_003}
         time.sleep(arguments.get("sleep", 0.0))
         write_json(trial.checkpoint, state)
@@ -59,7 +65,20 @@ def _die(arguments: dict[str, Any], epoch: int, spared: Path) -> None:
     if epoch == arguments.get("die_at") and not spared.exists():
         spared.touch()
         (spared.parent / ".checkpoint.pt.abc.part").write_text("half written")
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), arguments.get("die_by", signal.SIGKILL))
+        time.sleep(30)  # a signal that can be handled takes its time
+
+
+def _take_storage_away(seconds: float) -> None:
+    """Every fsync of this process fails until the time is over, as on a network file system that does not answer."""
+    back, fsync = time.monotonic() + seconds, os.fsync
+
+    def away(handle: int) -> None:
+        if time.monotonic() < back:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(handle)
+
+    os.fsync = away  # pyrefly: ignore
 
 
 def _note(path: Path, line: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import thrifty
-from thrifty.errors import SOME_FAILED, USER_ERROR, ThriftyError, one_line
+from thrifty.errors import SOME_FAILED, USER_ERROR, ThriftyError, mask, one_line
 
 if TYPE_CHECKING:
     from thrifty.config import Study
@@ -89,7 +89,7 @@ def run_resolved(study: Study, stages: list[str], start: Path | None = None) -> 
     if stages[0] != "search" and start is None and not root.exists():
         raise ThriftyError(f"there is no run folder {root} yet; `thrifty search` with the same study comes first")
     with opened(study) as run:
-        print(f"study {study.name} in {run.root}", flush=True)
+        print(mask(f"study {study.name} in {run.root}"), flush=True)
         if stages[0] in PREPARING:
             prepare_and_validate(study, run)
         if start is not None:
@@ -306,7 +306,7 @@ def doctor(ray: Annotated[bool, typer.Option("--ray", help="Also try whether Ray
     from thrifty.doctor import examine
 
     for line in examine(ray):
-        print(line, flush=True)
+        print(mask(line), flush=True)
 
 
 @data.command("import")

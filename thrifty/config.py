@@ -25,12 +25,14 @@ from pydantic import (
     model_validator,
 )
 
-from thrifty.errors import ThriftyError, nearest, one_line
+from thrifty.errors import ThriftyError, mask, nearest, one_line
 
+SCHEMA = 1  # of run.yaml, and with it of all files of a run folder that have no version of their own
 LARGEST_SEED = 2**32 - 1  # of numpy, scikit-learn and Optuna
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Keep = Literal["best", "last", "all"]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -253,6 +255,10 @@ class Resources(Section):
     concurrent: PositiveInt | None = None  # trials at once; None: as many as fit
     max_failures: Annotated[int, Field(ge=-1)] = 3  # retries of a trial whose worker died; -1: no end
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    keep: Keep = "best"  # of a finished trial: the best weights alone, or its last checkpoint too, or that of every epoch
+    trial_hours: Annotated[float, Field(gt=0)] | None = None  # a trial that has run for longer is given up
+    max_cpu_hours: Annotated[float, Field(gt=0)] | None = None  # of all trials of the study; then it stops cleanly
+    max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
 
     def as_arguments(self) -> dict[str, Any]:
         """What a trial function is told of its share of the machine."""
@@ -388,6 +394,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_values(path: Path) -> dict[str, Any]:
+    """The keys of a study in a YAML file; run.yaml also has a schema version, which is checked and taken out.
+
+    Raises:
+        ThriftyError: as `read_yaml`; or another version wrote it.
+    """
+    values = read_yaml(path)
+    if (schema := values.pop("schema", SCHEMA)) != SCHEMA:
+        raise ThriftyError(
+            f"{path} has schema {schema!r}, this version reads {SCHEMA}; use the version that wrote it, or another name="
+        )
+    return values
+
+
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """`values` with `a.b=value` overrides put in; the value is read as YAML.
 
@@ -418,7 +438,18 @@ def read_study(path: Path, overrides: Iterable[str] = ()) -> Study:
     Raises:
         ThriftyError: every mistake of the file at once, on one line.
     """
-    return parse(Study, apply_overrides(read_yaml(path), overrides), str(path))
+    values = apply_overrides(read_values(path), overrides)
+    _refuse_credentials(values, path)
+    return parse(Study, values, str(path))
+
+
+def _refuse_credentials(values: Any, path: Path, where: str = "") -> None:
+    """They would come into run.yaml, which people show to others."""
+    if isinstance(values, (Mapping, list, tuple)):
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            _refuse_credentials(value, path, f"{where}.{key}".removeprefix("."))
+    elif isinstance(values, str) and mask(values) != values:
+        raise ThriftyError(f"{path}: '{where}' has a user name or password in its URL ({values}); give it by the environment")
 
 
 def parse(model: type[T], values: Mapping[str, Any], origin: str) -> T:

@@ -50,7 +50,7 @@ class Board:
         self._say(line, "goes on" if again else "starts")
 
     def progress(self, name: str, row: Mapping[str, Any]) -> None:
-        """`row` is the record of one epoch, as a trial reports it; what its guard did is always said."""
+        """`row` is the record of one epoch, as a trial reports it; what its guard did, and setbacks, are always said."""
         line, now = self.lines[name], self.clock()
         epoch = row.get("epoch")
         line.done = epoch + 1 if isinstance(epoch, int) else line.done + 1
@@ -58,8 +58,10 @@ class Board:
             line.started, line.resumed_at = now - float(row.get("seconds") or 0.0), line.done - 1
         line.pace = (now - line.started) / (line.done - line.resumed_at)
         line.metrics = format_metrics(row)
-        if isinstance(row.get("guard"), str):
-            self.say(f"{name}: epoch {line.done}: {row['guard']}")
+        for text in [row["guard"]] if isinstance(row.get("guard"), str) else []:
+            self.say(f"{name}: epoch {line.done}: {text}")
+        for text in row.get("setbacks", ()):
+            self.say(f"{name}: {text}")
         if now - line.shown >= QUIET_SECONDS:
             self._say(line, f"epoch {line.done}/{line.epochs}  {line.metrics}  {self._remaining(line)}".rstrip())
         self._refresh()

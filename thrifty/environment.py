@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from importlib import metadata
 from typing import Any
 
 import thrifty
+from thrifty.errors import mask
 from thrifty.results import Run, read_json, write_json
 
 SCHEMA = 1
@@ -23,6 +25,12 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def versions_that_must_agree() -> dict[str, str]:
+    """Of driver and workers; whether torch is built for a GPU may differ."""
+    found = versions()
+    return {"Python": found["python"], "torch": found["torch"].partition("+")[0], "thrifty": found["thrifty"]}
 
 
 def usable_cores() -> int:
@@ -56,7 +64,7 @@ def environment() -> dict[str, Any]:
 
 def write_environment(run: Run) -> None:
     """Writes env.json. A run that goes on in other surroundings keeps the former ones under `earlier`."""
-    now = environment()
+    now = json.loads(mask(json.dumps(environment())))
     before = read_json(run.environment) if run.environment.is_file() else None
     if not isinstance(before, dict):
         write_json(run.environment, now)

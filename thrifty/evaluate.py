@@ -19,11 +19,12 @@ from thrifty.config import Study
 from thrifty.data.prepare import Prepared, open_prepared
 from thrifty.errors import ThriftyError
 from thrifty.inference import predict_cases
+from thrifty.ledger import ledger
 from thrifty.metrics import case_metrics, dice_of, iou_of, present_classes
 from thrifty.model import load_model, weights_hash
 from thrifty.networks import Key, read_networks, trial_arguments, trial_keys, trial_name
 from thrifty.results import Run, Trial, read_json, read_run, user_errors, write_json, write_text
-from thrifty.summary import ledger, summarise
+from thrifty.summary import summarise
 from thrifty.train import Report, choose_device, seed_everything, threads_for
 
 if TYPE_CHECKING:

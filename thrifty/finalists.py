@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from thrifty.config import Study
 from thrifty.errors import ThriftyError
 from thrifty.results import Run, read_jsonl, write_json, write_text
+from thrifty.settled import in_order
 from thrifty.space.genotype import from_json, save
 from thrifty.why import why_text
 
@@ -122,15 +123,19 @@ def rank(finalists: Sequence[Row], rounds: Sequence[Round], budget: int) -> list
     return order
 
 
-def write_outcome(study: Study, run: Run, rows: Sequence[Row]) -> None:
+def write_outcome(study: Study, run: Run, rows: Sequence[Row], kept: Mapping[int, Row] | None = None) -> None:
     """Trains the finalists of all budgets, lets that decide, and writes a genotype for each, why.md and, last, pareto.json.
+
+    Args:
+        kept: budgets that were chosen for before, which stay as they are (`thrifty.settled`).
 
     Raises:
         ThriftyError: no candidate is within a budget, or short trainings failed.
     """
     searched = read_jsonl(run.candidates)
     decoded = {row["genotype_hash"] for row in searched}
-    budgets = sorted({row["budget"] for row in searched})
+    kept = kept or {}
+    budgets = sorted({row["budget"] for row in searched} - kept.keys())
     finalists = {budget: finalists_of(rows, budget, study.select.finalists, decoded) for budget in budgets}
     rounds = halve(study, run, finalists)
     ranked = {budget: rank(found, rounds, budget) for budget, found in finalists.items()}
@@ -142,8 +147,12 @@ def write_outcome(study: Study, run: Run, rows: Sequence[Row]) -> None:
         "networks": len(best_by_network(rows)),
         "short": _recipe(study, rounds[-1]) if rounds else None,
         "rounds": [_round(study, one) for one in rounds],
-        "chosen": {str(budget): _kept(found[0], KEPT, rounds, budget) for budget, found in ranked.items()},
-        "finalists": {str(b): [_kept(row, OF_FINALISTS, rounds, b) for row in found] for b, found in ranked.items() if rounds},
+        "chosen": in_order(kept, "chosen", {b: _kept(found[0], KEPT, rounds, b) for b, found in ranked.items()}),
+        "finalists": in_order(
+            kept,
+            "finalists",
+            {b: [_kept(row, OF_FINALISTS, rounds, b) for row in found] for b, found in ranked.items() if rounds},
+        ),
         "front": [{key: row[key] for key in KEPT} for row in pareto_front(rows)],
     }
     resources = study.resources

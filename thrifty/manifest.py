@@ -32,13 +32,16 @@ class Manifest:
         self.path = _path(run, stage)
         self.rows: dict[str, dict[str, Any]] = {row["name"]: row for row in stored(run, stage)}
         self._since: dict[str, float] = {}
+        self._wall, self._begun = stored_wall_seconds(run, stage), clock()
         self._written = float("-inf")
 
     def add(self, name: str, trial: Trial, arguments: Mapping[str, Any], epochs: int) -> None:
         """A trial of the stage; what it cost before stays on its account."""
         settings = json.loads(json.dumps({key: value for key, value in arguments.items() if key != "run"}))
         status = "done" if trial.done else "waiting"
-        cost = {"attempts": 0, "seconds": 0.0, "cpu_hours": 0.0, "gpu_hours": 0.0}
+        cost = {"attempts": 0, "faults": 0, "seconds": 0.0, "cpu_hours": 0.0, "gpu_hours": 0.0}
+        if self.rows.get(name, {}).get("status") == "running":  # the driver that started it has died
+            self.rows[name]["faults"] = self.rows[name].get("faults", 0) + 1
         row = cost | self.rows.get(name, {}) | {"status": status, "error": None, "epochs": epochs, "arguments": settings}
         self.rows[name] = {"name": name, "folder": _relative(trial.folder, self.run.root)} | row
 
@@ -49,25 +52,30 @@ class Manifest:
         self.set(name, "running")
 
     def set(self, name: str, status: str, error: str | None = None) -> None:
-        """A new status; a trial that no longer runs holds no resources."""
+        """A new status; a trial that no longer runs holds no resources. An attempt that is made again, or failed, is a fault."""
         self._count(name)
+        if name in self._since and status in ("waiting", "failed"):
+            self.rows[name]["faults"] += 1
         if status != "running":
             self._since.pop(name, None)
         self.rows[name].update(status=status, error=error)
         self.write()
 
-    def tick(self) -> None:
-        """Brings the clocks up to date, so that a killed driver loses seconds, not hours, of the account."""
-        if self.clock() - self._written >= WRITE_SECONDS:
-            for name in list(self._since):
-                self._count(name)
-            self.write()
+    def tick(self) -> bool:
+        """Brings the clocks up to date now and then (whether it did), so that a killed driver loses seconds of the account."""
+        if self.clock() - self._written < WRITE_SECONDS:
+            return False
+        for name in list(self._since):
+            self._count(name)
+        self.write()
+        return True
 
     def seconds(self, name: str) -> float:
         return self.rows[name]["seconds"]
 
     def write(self) -> None:
-        write_json(self.path, {"schema": SCHEMA, "stage": self.stage, "trials": list(self.rows.values())})
+        wall = round(self._wall + self.clock() - self._begun, 3)
+        write_json(self.path, {"schema": SCHEMA, "stage": self.stage, "wall_seconds": wall, "trials": list(self.rows.values())})
         self._written = self.clock()
 
     def _count(self, name: str) -> None:
@@ -120,13 +128,22 @@ def stored(run: Run, stage: str) -> list[dict[str, Any]]:
     Raises:
         ThriftyError: the file is no manifest.
     """
+    return _stored(run, stage)["trials"]
+
+
+def stored_wall_seconds(run: Run, stage: str) -> float:
+    """How long the drivers of a stage have run, as it was last written."""
+    return _stored(run, stage).get("wall_seconds", 0.0)
+
+
+def _stored(run: Run, stage: str) -> dict[str, Any]:
     path = _path(run, stage)
     if not path.is_file():
-        return []
+        return {"trials": []}
     value = read_json(path)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ThriftyError(f"{path} has no schema {SCHEMA}; remove it, trials that have a result stay done")
-    return value["trials"]
+    return value
 
 
 def _path(run: Run, stage: str) -> Path:

@@ -11,18 +11,24 @@ import errno
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import yaml
 
-from thrifty.config import Study, read_study
+from thrifty import growth
+from thrifty.config import SCHEMA, Keep, Study, read_study
 from thrifty.errors import ThriftyError, one_line
 
-# Keys that may change between two runs of one study: they change where it runs, not what comes out.
-FREE_KEYS = frozenset({"resources"})
+TRANSIENT = frozenset(  # storage over a network that is away for a while
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED}
+    | {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+)
+PATIENCE_SECONDS, FIRST_PAUSE, LONGEST_PAUSE = 120.0, 0.5, 15.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Run:
         return self.root / "search"
 
     def search_trial(self, name: str) -> Trial:
-        return Trial(self.search / name)
+        return Trial(self.search / plain(name))
 
     @property
     def candidates(self) -> Path:
@@ -100,11 +106,11 @@ class Run:
 
     def short_genotype(self, network: str) -> Path:
         """The genotype that is trained for a short while, in its canonical form; `network` is its hash."""
-        return self.short / network / "genotype.json"
+        return self.short / plain(network) / "genotype.json"
 
     def short_trial(self, network: str, seed: int, number: int = 0) -> Trial:
         """Of the round `number`, from 0."""
-        return Trial(self.short / network / (f"round_{number}_seed_{seed}" if number else f"seed_{seed}"))
+        return Trial(self.short / plain(network) / (f"round_{number}_seed_{seed}" if number else f"seed_{seed}"))
 
     def genotype(self, budget: int) -> Path:
         """The chosen genotype for a budget (parameters)."""
@@ -121,7 +127,7 @@ class Run:
 
     def retrain_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
         name = f"seed_{seed}" if fold is None else f"seed_{seed}_fold_{fold}"
-        return Trial(self.retrain / network / name)
+        return Trial(self.retrain / plain(network) / name)
 
     @property
     def networks(self) -> Path:
@@ -135,7 +141,7 @@ class Run:
 
     def evaluate_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
         """Beside the retraining of the same name: its predictions of the test cases, measured."""
-        return Trial(self.root / "evaluate" / "trials" / network / self.retrain_trial(network, seed, fold).folder.name)
+        return Trial(self.root / "evaluate" / "trials" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
 
     @property
     def examples(self) -> Path:
@@ -143,7 +149,7 @@ class Run:
         return self.root / "evaluate" / "examples.json"
 
     def example(self, network: str, case: str) -> Path:
-        return self.root / "evaluate" / "examples" / network / f"{case}.png"
+        return self.root / "evaluate" / "examples" / plain(network) / f"{plain(case)}.png"
 
     @property
     def per_case(self) -> Path:
@@ -172,11 +178,21 @@ class Trial:
     """The folder of one trial: of a search, a short training, a retraining or an evaluation."""
 
     folder: Path
+    keep: Keep = "best"  # which checkpoints stay when it has finished
 
     @property
     def checkpoint(self) -> Path:
-        """Everything needed to go on; removed when the trial has finished."""
+        """Everything needed to go on; removed when the trial has finished, unless `keep` says otherwise."""
         return self.folder / "checkpoint.pt"
+
+    @property
+    def checkpoint_before(self) -> Path:
+        """The one before the newest, in case that is damaged."""
+        return self.folder / "checkpoint_before.pt"
+
+    def checkpoint_of(self, epoch: int) -> Path:
+        """With `keep` = all, one for each epoch."""
+        return self.folder / "checkpoints" / f"epoch_{epoch:04d}.pt"
 
     @property
     def record(self) -> Path:
@@ -215,18 +231,43 @@ class Trial:
     def done(self) -> bool:
         return self.result.is_file()
 
+    def drop_checkpoints(self) -> None:
+        """Removes what a finished trial is not to keep."""
+        self.checkpoint_before.unlink(missing_ok=True)
+        if self.keep == "best":
+            self.checkpoint.unlink(missing_ok=True)
+
+
+def plain(name: str) -> str:
+    """`name`, once it is clear that as a part of a path it leads nowhere else: names come from files that anyone can write.
+
+    Raises:
+        ThriftyError: it has a separator in it, or is '.', '..' or empty.
+    """
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        raise ThriftyError(f"{name!r} cannot be the name of a file or folder; remove the file that it comes from")
+    return name
+
 
 def open_run(root: Path, study: Study) -> Run:
-    """The run folder of `study`: made if new, taken up again if it holds the same study.
+    """The run folder of `study`: made if new, taken up again if it holds the same study, or a part of it that may grow.
 
     Raises:
         ThriftyError: as `check_run`; or the folder cannot be written.
     """
     check_run(root, study)
     run = Run(root)
-    if not run.study.is_file():
-        write_text(run.study, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    if not run.study.is_file() or growth_of(root, study):
+        write_text(run.study, yaml.safe_dump({"schema": SCHEMA, **study.model_dump(mode="json")}, sort_keys=False))
     return run
+
+
+def growth_of(root: Path, study: Study) -> list[str]:
+    """What `study` adds to the one that the folder holds, in words; nothing where there is none yet."""
+    path = Run(root).study
+    if not path.is_file():
+        return []
+    return growth.added(read_study(path).model_dump(mode="json"), study.model_dump(mode="json"))
 
 
 def check_run(root: Path, study: Study) -> None:
@@ -238,7 +279,7 @@ def check_run(root: Path, study: Study) -> None:
     run = Run(root)
     if run.study.is_file():
         # Keys that the version which wrote run.yaml did not know have their defaults, as they have for trials.
-        differences = _differences(read_study(run.study).model_dump(mode="json"), study.model_dump(mode="json"))
+        differences = growth.differences(read_study(run.study).model_dump(mode="json"), study.model_dump(mode="json"))
         if differences:
             raise ThriftyError(
                 f"{root} holds another study: {'; '.join(differences[:4])}; give this study another name=, "
@@ -258,14 +299,6 @@ def read_run(root: Path) -> tuple[Study, Run]:
     return read_study(run.study), run
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Readable differences of two resolved studies, apart from the free keys."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [k for k in {**old, **new} if prefix or k not in FREE_KEYS]
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}{k}.")]
-    return [] if old == new else [f"{prefix.rstrip('.')} was {old!r}, now {new!r}"]
-
-
 @contextlib.contextmanager
 def user_errors(path: Path | None = None) -> Iterator[None]:
     """Turns the system errors that a user can mend (disk full, no permission) into one clear line.
@@ -280,6 +313,7 @@ def user_errors(path: Path | None = None) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up: free some space, then run the same command to go on",
             errno.EACCES: "no permission to write there: set THRIFTY_RESULTS to a folder of yours",
             errno.EROFS: "that disk is read-only: set THRIFTY_RESULTS to a folder of yours",
+            **dict.fromkeys(TRANSIENT, "the storage does not answer: see that it is there, then run the same command to go on"),
             errno.ENOTDIR: "a file stands where a folder is needed: set THRIFTY_RESULTS to another folder",
         }
         if error.errno in hints:
@@ -287,21 +321,49 @@ def user_errors(path: Path | None = None) -> Iterator[None]:
         raise
 
 
-def write_file(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file so that it is either whole or absent: `fill` writes a neighbour, which then takes the name."""
+def write_file(path: Path, fill: Callable[[IO[bytes]], object], before: Path | None = None) -> None:
+    """Writes a file so that it is either whole or absent: `fill` writes a neighbour, which then takes the name.
+
+    The file that had the name is then called `before`, where that is given. Storage that is away is waited for,
+    PATIENCE_SECONDS in all.
+    """
     with user_errors(path):
-        make_folder(path.parent)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        patiently(lambda: _write_once(path, fill, before))
+
+
+def patiently(action: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> T:
+    """`action()`, tried again with growing pauses as long as it fails in a way that passes (TRANSIENT).
+
+    Raises:
+        OSError: of another kind at once; a transient one after PATIENCE_SECONDS.
+    """
+    end, pause = clock() + PATIENCE_SECONDS, FIRST_PAUSE
+    while True:
         try:
-            with os.fdopen(handle, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~umask())
-            os.replace(name, path)
-        except BaseException:
+            return action()
+        except OSError as error:
+            if error.errno not in TRANSIENT or clock() + pause > end:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _write_once(path: Path, fill: Callable[[IO[bytes]], object], before: Path | None) -> None:
+    make_folder(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~umask())
+        if before is not None and path.is_file():
+            os.replace(path, before)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
             Path(name).unlink(missing_ok=True)
-            raise
+        raise
 
 
 def make_folder(path: Path) -> None:

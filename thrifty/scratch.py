@@ -15,6 +15,7 @@ from thrifty.data.prepare import Prepared, training_normalisation
 from thrifty.errors import ThriftyError
 from thrifty.inference import forward_padded, mean_dice
 from thrifty.losses import loss_for
+from thrifty.setbacks import Easing, NotFinite, backward, check_finite
 from thrifty.train import cosine, make_optimiser
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class ScratchTraining:
         self.optimiser = make_optimiser(self.parameters, study.retrain.optimiser)
         self.best_dice, self.best_epoch = -1.0, -1
         self.best_weights: dict[str, Tensor] = {}
+        self.easing = Easing()
 
     @property
     def recipe(self) -> Retrain:
@@ -64,6 +66,7 @@ class ScratchTraining:
         total = torch.zeros((), device=self.device)
         for step in range(self.recipe.steps):
             total += self._step(index, step)
+        check_finite(self.parameters, f"a weight is not finite after epoch {index}; {self._advice()}")
         row: dict[str, Any] = {"loss": float(total) / self.recipe.steps, "lr": self.optimiser.param_groups[0]["lr"], "dice": None}
         if is_validated(index, self.recipe):
             row["dice"] = self._validate(index)
@@ -73,19 +76,22 @@ class ScratchTraining:
         position = epoch * self.recipe.steps + step
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.optimiser.lr * cosine(position, self.recipe.epochs * self.recipe.steps)
+            group["lr"] *= self.easing.rate_factor
         images, masks = self.batches.draw(epoch, step)
-        loss = self.loss(self._forward(images), masks)
-        if not math.isfinite(loss.item()):
-            raise ThriftyError(
-                f"the loss became {loss.item()} in epoch {epoch}, step {step}; lower retrain.optimiser.lr "
-                f"(now {self.recipe.optimiser.lr:g}) or set retrain.optimiser.clip, and run it again under another name="
-            )
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = backward(self.network, self._forward, images, lambda logits: self.loss(logits, masks), self.easing.pieces)
+        if not math.isfinite(loss.item()):
+            raise NotFinite(f"the loss became {loss.item()} in epoch {epoch}, step {step}; {self._advice()}")
         if self.recipe.optimiser.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.optimiser.clip)
         self.optimiser.step()
-        return loss.detach()
+        return loss
+
+    def _advice(self) -> str:
+        return (
+            f"lower retrain.optimiser.lr (now {self.recipe.optimiser.lr:g}) or set retrain.optimiser.clip, "
+            "and run it again under another name="
+        )
 
     def _forward(self, images: Tensor) -> Tensor:
         try:
@@ -94,14 +100,16 @@ class ScratchTraining:
             if "more than 1 value per channel" not in str(error):
                 raise
             rows, columns = images.shape[-2:]
+            pieces = " (memory does not suffice for more at once)" if self.easing.pieces > 1 else ""
             raise ThriftyError(
-                f"a batch of {len(images)} patches of {rows}x{columns} leaves one value per channel at the lowest level, too few "
-                "for batch normalisation; raise retrain.batch or data.patch"
+                f"a batch of {len(images)} patches of {rows}x{columns}{pieces} leaves one value per channel at the lowest "
+                "level, too few for batch normalisation; raise retrain.batch or data.patch"
             ) from None
 
     def _validate(self, index: int) -> float:
         """The mean Dice on the selection cases; of equally good epochs the first one is kept."""
         store, settings = self.batches.store, self.study.evaluate
+        settings = settings.model_copy(update={"batch": max(1, settings.batch // self.easing.pieces)})
         dice = mean_dice(self.network, store, self.selection, self.normalisation, settings, self.device)
         if dice > self.best_dice:
             self.best_dice, self.best_epoch = dice, index

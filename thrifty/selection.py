@@ -22,6 +22,7 @@ from thrifty.finalists import write_outcome
 from thrifty.manifest import only_driver
 from thrifty.optuna_export import keep_study
 from thrifty.results import Run, read_json, read_jsonl
+from thrifty.settled import settled
 from thrifty.space.cost import Costs
 from thrifty.space.decode import decode
 from thrifty.space.distribution import Distribution
@@ -67,6 +68,7 @@ def run_stage(study: Study, run: Run) -> None:
     """Scores candidates and writes select/evaluations.jsonl as it grows; trains the best ones of each budget for a short while;
     then writes a genotype for every budget and pareto.json.
 
+    Budgets that were chosen for before keep their genotype, whatever has been added to the study since (`thrifty.settled`).
     An interrupted selection goes on where it stopped: Optuna is asked again in the same order, what has been scored is
     read from evaluations.jsonl, and short trainings that have a result are not repeated.
 
@@ -74,15 +76,16 @@ def run_stage(study: Study, run: Run) -> None:
         ThriftyError: the searches are not finished, or short trainings failed.
     """
     wanted = {row["budget"] for row in read_jsonl(run.candidates) if "budget" in row}
-    if run.pareto.is_file() and wanted <= run.genotypes().keys():
+    kept = settled(run)
+    if run.pareto.is_file() and wanted <= kept.keys():
         return
     prepared = prepare(study, run)
-    groups = read_groups(study, run, prepared)
+    groups = [group for group in read_groups(study, run, prepared) if group.budget not in kept]
     with only_driver(run):
         record = Record(run)
         for group in groups:
             _search_group(study, run, group, record)
-    write_outcome(study, run, record.rows)
+    write_outcome(study, run, record.rows, kept)
 
 
 def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from thrifty.config import Study, read_study, read_yaml, results_folder
 from thrifty.errors import ThriftyError, nearest, one_line
-from thrifty.results import Run, check_run, open_run, write_text
+from thrifty.results import Run, check_run, growth_of, open_run, write_text
 
 if TYPE_CHECKING:
     from thrifty.space.genotype import Genotype
@@ -55,6 +55,10 @@ def opened(study: Study) -> Iterator[Run]:
     load_space(study.space, study.allow_code)  # its mistakes are told before anything is written
     root = results_folder(study.name)
     check_run(root, study)
+    if growth_of(root, study):
+        with _grown(root, study) as run:
+            yield run
+        return
     is_new = not (root / "run.yaml").is_file()
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
@@ -65,6 +69,29 @@ def opened(study: Study) -> Iterator[Run]:
     except ThriftyError:
         if is_new:
             _take_back(Run(root), made)
+        raise
+
+
+@contextlib.contextmanager
+def _grown(root: Path, study: Study) -> Iterator[Run]:
+    """A run folder that takes up more seeds, budgets or baselines; an error of the input inside the `with` takes that back.
+
+    Raises:
+        ThriftyError: another process works on this run.
+    """
+    from thrifty.environment import write_environment
+    from thrifty.manifest import only_driver
+
+    run = Run(root)
+    before = run.study.read_text(encoding="utf-8")
+    with only_driver(run):
+        print(f"the study grows: {'; '.join(growth_of(root, study))}", flush=True)
+        open_run(root, study)
+    try:
+        write_environment(run)
+        yield run
+    except ThriftyError:
+        write_text(run.study, before)
         raise
 
 

@@ -7,7 +7,7 @@ that no test case holds is left out and named in the notes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +16,13 @@ from thrifty import __version__
 from thrifty.config import Study
 from thrifty.false_positives import false_positives
 from thrifty.inference import stride_of
-from thrifty.manifest import stored
+from thrifty.ledger import ledger, trial_results
 from thrifty.metrics import present_classes
 from thrifty.nets.build import NetworkSpec, build_network
 from thrifty.networks import Key, read_networks, trial_name
 from thrifty.postprocess import Postprocess
 from thrifty.results import Run, read_json
+from thrifty.settled import notes_on_later_searches
 from thrifty.start import FINETUNED
 
 if TYPE_CHECKING:
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RESAMPLES = 9999
-RESULTS = {  # where the trials of each stage leave their result.json
-    "search": "search/*/result.json",
-    "select": "select/**/result.json",  # the scoring, and each short training
-    "retrain": "retrain/*/*/result.json",
-    "evaluate": "evaluate/trials/*/*/result.json",
-}
 Row = dict[str, Any]
 
 
@@ -76,7 +71,7 @@ def summarise(
         },
         "networks": networks,
         "missing": list(missing),
-        "notes": [*notes(study, list(specs)), *class_notes(rows), *postprocess_notes(run, keys)],
+        "notes": [*notes(study, list(specs)), *notes_on_later_searches(run), *class_notes(rows), *postprocess_notes(run, keys)],
         "searches": trial_results(run, "search"),
         "cost": ledger(run)["cost"],
     }
@@ -233,47 +228,3 @@ def _bootstrap(patients: np.ndarray, method: Any) -> tuple[float, float]:
         rng = np.random.default_rng(0)
         found = bootstrap((patients,), np.mean, n_resamples=RESAMPLES, method=method, rng=rng).confidence_interval
     return float(found.low), float(found.high)
-
-
-def trial_results(run: Run, stage: str) -> list[dict[str, Any]]:
-    """The result.json of all finished trials of a stage, in the order of their names."""
-    results = (read_json(path) for path in sorted(run.root.glob(RESULTS[stage])))
-    return [result for result in results if isinstance(result, dict) and "trial" in result]
-
-
-def ledger(run: Run) -> dict[str, Any]:
-    """ledger.json: the hours of every trial that has run (`trials`) and of every stage (`cost`).
-
-    `seconds` and the hours are those of all attempts, lost ones and starts included, as the manifest of the stage has them;
-    `useful_seconds` are those that led to the result. `trials` of a stage counts the finished ones.
-    """
-    trials = [row for stage in RESULTS for row in _stage_trials(run, stage)]
-    return {
-        "schema": SCHEMA,
-        "trials": trials,
-        "cost": {stage: _total(t for t in trials if t["stage"] == stage) for stage in RESULTS},
-    }
-
-
-def _stage_trials(run: Run, stage: str) -> list[Row]:
-    results = {result["trial"]: result for result in trial_results(run, stage)}
-    accounts = {row["name"]: row for row in stored(run, stage) if row["attempts"]}
-    return [_hours(stage, name, results.get(name), accounts.get(name)) for name in sorted({**results, **accounts})]
-
-
-def _hours(stage: str, name: str, result: Row | None, account: Row | None) -> Row:
-    """One trial; its result alone counts where there is no account of it, or only a part of one."""
-    useful = result["seconds"] if result else 0.0
-    where = result or (account or {})["arguments"]
-    row: Row = {"stage": stage, "trial": name, "finished": result is not None, "useful_seconds": useful}
-    row |= {"cpus": where["cpus"], "gpus": where["gpus"], "attempts": account["attempts"] if account else None}
-    if account is not None and account["seconds"] >= useful:
-        return row | {key: account[key] for key in ("seconds", "cpu_hours", "gpu_hours")}
-    hours = {"cpu_hours": useful * row["cpus"] / 3600, "gpu_hours": useful * row["gpus"] / 3600}
-    return row | {"seconds": useful, **hours}
-
-
-def _total(trials: Iterable[Row]) -> dict[str, Any]:
-    listed = list(trials)
-    summed = ("seconds", "useful_seconds", "cpu_hours", "gpu_hours")
-    return {"trials": sum(t["finished"] for t in listed), **{name: sum(t[name] for t in listed) for name in summed}}

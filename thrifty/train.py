@@ -9,20 +9,23 @@ import os
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from thrifty import checkpoint
 from thrifty.config import Optimiser
-from thrifty.results import Trial, write_file, write_json, write_jsonl
+from thrifty.results import Trial, write_json, write_jsonl
+from thrifty.setbacks import Easing, NotFinite, eased
 
 Report = Callable[[dict[str, Any]], None]
 
 
 class Trainee(Protocol):
     """Something that learns in epochs and whose whole state fits in a dictionary of tensors and plain values."""
+
+    easing: Easing  # set before each epoch
 
     def epoch(self, index: int) -> dict[str, Any]:
         """Learns for one epoch; returns its record (plain numbers, strings and lists)."""
@@ -46,17 +49,41 @@ def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report) -> l
 
     A run that was stopped at any moment and resumed ends bit for bit like one that was not (same device, same threads):
     the checkpoint holds the trainee's state and all random states, and each epoch draws its data by (seed, epoch).
+
+    After a setback (out of memory, a loss that is not finite) the last good epoch is gone back to, and the training is eased:
+    see `thrifty.setbacks`. A row then has `setbacks`, and from there on `pieces` or `rate_factor`. A damaged checkpoint
+    is a setback too: the one before it is taken, or the training begins anew.
+
+    Raises:
+        ThriftyError: setbacks that nothing helps against.
     """
+    content, notes = checkpoint.newest(trial)
     record: list[dict[str, Any]] = []
-    if trial.checkpoint.is_file():
-        record = _resume(trainee, trial.checkpoint)
+    easing = Easing()
+    if content is not None:
+        record, easing = _restore(trainee, content), Easing(**content["easing"])
         write_jsonl(trial.record, record)
-    for index in range(len(record), epochs):
-        start = time.perf_counter()
-        row = {"epoch": index, **trainee.epoch(index)}
-        row["seconds"] = time.perf_counter() - start
+    if notes:
+        notes = [f"{'; '.join(notes)}; goes on after {len(record)} epochs"]
+    good = checkpoint.encode(_state(trainee, record, easing))
+    while len(record) < epochs:
+        index, start, setback = len(record), time.perf_counter(), None
+        trainee.easing = easing
+        row: dict[str, Any] = {"epoch": index}
+        try:
+            row |= trainee.epoch(index)
+        except (NotFinite, RuntimeError) as error:
+            easing, setback = eased(easing, error, index)
+        if setback is not None:  # outside of the handler, so that nothing holds the tensors of the step that failed
+            notes.append(setback)
+            _free_memory()
+            _restore(trainee, checkpoint.decode(good))
+            continue
+        row |= easing.as_row() | ({"setbacks": notes} if notes else {})
+        row["seconds"], notes = time.perf_counter() - start, []
         record.append(row)
-        _save(trainee, record, trial.checkpoint)
+        good = checkpoint.encode(_state(trainee, record, easing))
+        checkpoint.save(trial, good, index)
         write_jsonl(trial.record, record)
         report(row)
     return record
@@ -69,16 +96,19 @@ def finish(
     seconds = sum(row["seconds"] for row in record)
     cost = {"device": device.type, "seconds": seconds, "cpus": arguments["cpus"], "gpus": arguments["gpus"]}
     write_json(trial.result, {**result, **cost})
-    trial.checkpoint.unlink(missing_ok=True)
+    trial.drop_checkpoints()
 
 
-def _save(trainee: Trainee, record: list[dict[str, Any]], path: Path) -> None:
-    content = {"trainee": trainee.state_dict(), "record": record, "random": _random_states()}
-    write_file(path, lambda file: torch.save(content, file))
+def _state(trainee: Trainee, record: list[dict[str, Any]], easing: Easing) -> dict[str, Any]:
+    return {"trainee": trainee.state_dict(), "record": record, "random": _random_states(), "easing": vars(easing)}
 
 
-def _resume(trainee: Trainee, path: Path) -> list[dict[str, Any]]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _restore(trainee: Trainee, content: dict[str, Any]) -> list[dict[str, Any]]:
     trainee.load_state_dict(content["trainee"])
     _restore_random_states(content["random"])
     return content["record"]

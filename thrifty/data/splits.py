@@ -136,6 +136,8 @@ def _check_form(path: Path, value: Any) -> None:
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             came = "is missing" if names is None else "is empty" if names == [] else "is no list of names"
             raise ThriftyError(f"{path}: the set '{part}' {came}; each of {', '.join(SETS)} needs a list of at least one case")
+    if value.get("schema", SCHEMA) != SCHEMA:
+        raise ThriftyError(f"{path} has schema {value['schema']!r}, this version reads {SCHEMA}")
     if not isinstance(value.get("seed"), int | None) or not isinstance(value.get("fingerprint"), str | None):
         raise ThriftyError(f"{path}: seed must be a whole number and fingerprint a text; both may be left out")
 

@@ -71,7 +71,12 @@ def network_source(model: Model, version: str) -> str:
     """
     spec, labels = model.network, ", ".join(f"{k} {label}" for k, label in enumerate(model.labels))
     header = HEADER.format(
-        name=spec.name, channels=spec.channels, classes=spec.classes, parameters=spec.parameters, version=version, labels=labels
+        name=quoted(spec.name),
+        channels=spec.channels,
+        classes=spec.classes,
+        parameters=spec.parameters,
+        version=version,
+        labels=quoted(labels),
     )
     if spec.genotype is None:
         parts, stride = _baseline(spec), 2 ** (len(spec.filters or baselines.FILTERS) - 1)
@@ -86,6 +91,11 @@ def network_source(model: Model, version: str) -> str:
         classes=spec.classes,
     )
     return "\n\n".join(text.strip("\n") + "\n" for text in (header, *parts, _pipeline_text(), footer))
+
+
+def quoted(text: str) -> str:
+    """As it may stand in a docstring: names come from model.json, which may be anybody's, and must never become code."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def normalisation_source(model: Model) -> str:

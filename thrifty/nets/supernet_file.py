@@ -10,11 +10,14 @@ from thrifty.nets.supernet import Supernet
 from thrifty.results import write_file
 from thrifty.space.schema import Space
 
+SCHEMA = 1
+
 
 def save_supernet(path: Path, supernet: Supernet, channels: int, classes: int) -> None:
     from safetensors.torch import save
 
     built = {
+        "schema": SCHEMA,
         "width": supernet.width,
         "levels": supernet.levels,
         "channels": channels,
@@ -34,7 +37,10 @@ def load_supernet(path: Path, space: Space) -> Supernet:
 
     try:
         with safe_open(path, framework="pt") as file:
-            supernet = Supernet(space, **json.loads(file.metadata()["supernet"]))
+            built = json.loads(file.metadata()["supernet"])
+            if (schema := built.pop("schema", SCHEMA)) != SCHEMA:
+                raise ValueError(f"it has schema {schema}, this version reads {SCHEMA}")
+            supernet = Supernet(space, **built)
             names = file.keys()
             supernet.load_state_dict({name: file.get_tensor(name) for name in names})
     except Exception as error:  # a damaged file fails in many ways

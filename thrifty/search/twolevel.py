@@ -11,7 +11,6 @@ from torch import Tensor
 
 from thrifty.config import Search
 from thrifty.data.batches import Batches
-from thrifty.errors import ThriftyError
 from thrifty.inference import call_padded, labels_of
 from thrifty.nets.recalibrate import batch_statistics
 from thrifty.nets.supernet import Relaxed, Supernet
@@ -24,6 +23,7 @@ from thrifty.search.pruning import Pruning
 from thrifty.search.relaxation import ArchitectureParameters, entropies
 from thrifty.search.setting import Setting
 from thrifty.search.source_decoding import decode_source
+from thrifty.setbacks import Easing, NotFinite, backward, check_finite
 from thrifty.space.cost import Costs
 from thrifty.space.decode import Decoded, decode
 from thrifty.space.genotype import Genotype, genotype_hash, to_json
@@ -37,6 +37,7 @@ DICE_BATCHES = 2
 FIRST_ITERATIONS = 8
 """Of the power iteration for the dominant eigenvalue, when it is first looked at."""
 
+ADVICE = "lower search.weights.lr or search.architecture.lr"
 WEIGHTS, ARCHITECTURE = 0, 1
 """Which of a step's two passes draws a genotype: each has its own stream of draws."""
 
@@ -49,6 +50,7 @@ class DifferentiableSearch:
     ) -> None:
         self.costs, self.setting, self.settings, self.data = costs, setting, settings, data
         self.device, self.seed = device, seed
+        self.easing = Easing()
         space, size = costs.space, (costs.width, costs.levels, costs.channels, costs.classes)
         # channels_last: measured 2.7x faster on CPU for depth-wise and point-wise convolutions.
         self.supernet = Supernet(space, *size, settings.partial).to(device)
@@ -77,41 +79,55 @@ class DifferentiableSearch:
             if learns:
                 architecture_losses.append(self.architecture_step(index, step))
             weight_losses.append(self.weight_step(index, step))
-        return self._record(index, _mean(weight_losses, index), _mean(architecture_losses, index) if learns else None)
+        losses = _mean(weight_losses, index), _mean(architecture_losses, index) if learns else None
+        learnt = [*self.supernet.parameters(), *self.architecture.parameters()]
+        check_finite(learnt, f"a weight of the search is not finite after epoch {index}; {ADVICE}")
+        return self._record(index, *losses)
 
     def architecture_step(self, index: int, step: int) -> Tensor:
         """One step of alpha, beta and gamma on the architecture cases; returns the loss without the terms added to it."""
         images, masks = self._batch(self.data.architecture, index, step)
-        if self.settings.relaxation == "gumbel":
-            drawn = self._draw(index, step, ARCHITECTURE)
-            logits = self._logits(images, self.architecture.straight_through(), drawn)
-        else:
-            logits = self._logits(images, self.architecture.relaxed())
-        loss = self.data.loss(logits, masks)
-        total = loss + self.constraint.term(self.expected(self.architecture)).to(loss)
-        if self.settings.beta_decay:
-            total = total + self.settings.beta_decay * self._progress(index) * self.architecture.beta_loss().to(loss)
-        parameters = list(self.architecture.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
-            parameter.grad = gradient
+        drawn = self._draw(index, step, ARCHITECTURE) if self.settings.relaxation == "gumbel" else None
+        losses = []
+
+        def forward(part: Tensor) -> Tensor:
+            if drawn is not None:
+                return self._logits(part, self.architecture.straight_through(), drawn)
+            return self._logits(part, self.architecture.relaxed())
+
+        def total(logits: Tensor) -> Tensor:
+            loss = self.data.loss(logits, masks)
+            losses.append(loss.detach())
+            total = loss + self.constraint.term(self.expected(self.architecture)).to(loss)
+            if self.settings.beta_decay:
+                total = total + self.settings.beta_decay * self._progress(index) * self.architecture.beta_loss().to(loss)
+            return total
+
+        self.architecture_optimiser.zero_grad(set_to_none=True)
+        backward(self.supernet, forward, images, total, self.easing.pieces, list(self.architecture.parameters()))
         self.architecture_optimiser.step()
-        return loss.detach()
+        return losses[0]
 
     def weight_step(self, index: int, step: int) -> Tensor:
         """One step of the weights on the weight cases, of the mixture or of one sampled network; returns the loss."""
         self._set_rate(index, step)
         images, masks = self._batch(self.data.weights, index, step)
         if _is_hard(index * self.settings.steps + step, self.settings.hard):
-            logits = self._logits(images, None, self._draw(index, step, WEIGHTS))
+            relaxed, drawn = None, self._draw(index, step, WEIGHTS)
         else:
-            logits = self._logits(images, self._fixed())
-        loss = self.data.loss(logits, masks)
+            relaxed, drawn = self._fixed(), None
         self.weight_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = backward(
+            self.supernet,
+            lambda part: self._logits(part, relaxed, drawn),
+            images,
+            lambda logits: self.data.loss(logits, masks),
+            self.easing.pieces,
+        )
         if self.settings.weights.clip:
             torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.weights.clip)
         self.weight_optimiser.step()
-        return loss.detach()
+        return loss
 
     def curvature(self, iterations: int = 1) -> Curvature:
         """Dominant eigenvalue of the Hessian of the loss of the mixture on one fixed batch of architecture cases, with
@@ -202,7 +218,9 @@ class DifferentiableSearch:
     def _set_rate(self, index: int, step: int) -> None:
         done, total = index * self.settings.steps + step, self.setting.epochs * self.settings.steps
         for group in self.weight_optimiser.param_groups:
-            group["lr"] = self.settings.weights.lr * cosine(done, total)
+            group["lr"] = self.settings.weights.lr * cosine(done, total) * self.easing.rate_factor
+        for group in self.architecture_optimiser.param_groups:
+            group["lr"] = self.settings.architecture.lr * self.easing.rate_factor
 
     def _record(self, index: int, loss_weights: float, loss_architecture: float | None) -> dict[str, Any]:
         curvature, pruned = None, 0
@@ -283,7 +301,5 @@ def _is_hard(step: int, share: float) -> bool:
 def _mean(losses: list[Tensor], index: int) -> float:
     value = float(torch.stack(losses).mean())
     if not math.isfinite(value):
-        raise ThriftyError(
-            f"the loss of the search is not finite in epoch {index}; lower search.weights.lr or search.architecture.lr"
-        )
+        raise NotFinite(f"the loss of the search is not finite in epoch {index}; {ADVICE}")
     return value

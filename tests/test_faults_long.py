@@ -1,0 +1,196 @@
+"""Faults that take minutes (`make test-faults`): workers killed all the time, drivers killed in every stage of a real study."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from test_trials import make_spec, manifest_rows, value_of
+from toy_trials import count_trial, expected
+
+from thrifty.config import Resources
+from thrifty.results import Run, read_json, read_jsonl
+from thrifty.trials import Spec, run_trials
+
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
+KILLS = 20
+
+
+class Killer(threading.Thread):
+    """Kills the worker of a trial in its midst, any of them, at random moments, KILLS times."""
+
+    def __init__(self, specs: list[Spec]) -> None:
+        super().__init__(daemon=True)
+        self.specs, self.random, self.killed, self.over = specs, random.Random(0), list[str](), False
+
+    def run(self) -> None:
+        while len(self.killed) < KILLS and not self.over:
+            time.sleep(self.random.uniform(0.2, 1.0))
+            for spec in self.random.sample(self.specs, len(self.specs)):
+                if self._kill(spec):
+                    self.killed.append(spec.name)
+                    break
+
+    def _kill(self, spec: Spec) -> bool:
+        """Not in the first or the last epochs, so that each kill hits one attempt of one trial."""
+        pids, log = spec.trial.folder / "pids", spec.trial.folder / "log"
+        if spec.trial.done or not log.is_file() or len(log.read_text().split()) > spec.epochs - 3:
+            return False
+        number = pids.read_text().split()
+        begun = len(log.read_text().split())
+        time.sleep(0.05)
+        if not psutil.pid_exists(int(number[-1])) or len(number) != self.killed.count(spec.name) + 1 or begun == 0:
+            return False
+        os.kill(int(number[-1]), signal.SIGKILL)
+        return True
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_workers_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    specs = [make_spec(run, f"t{k}", seed=k, epochs=25, sleep=0.2) for k in range(8)]
+    killer = Killer(specs)
+    killer.start()
+    run_trials("search", count_trial, specs, Resources(max_failures=-1), run)
+    killer.over = True
+    killer.join()
+    assert len(killer.killed) == KILLS and len(set(killer.killed)) >= 3
+    assert [value_of(spec) for spec in specs] == [expected(k, 25) for k in range(8)]
+    rows = manifest_rows(run)
+    for spec in specs:
+        row, kills = rows[spec.name], killer.killed.count(spec.name)
+        assert (row["status"], row["attempts"], row["faults"]) == ("done", kills + 1, kills), spec.name
+        done = [int(epoch) for epoch in (spec.trial.folder / "log").read_text().split()]
+        assert done == sorted(set(done)) and len(done) >= 25 - kills, (
+            "no epoch that was kept is done again; a kill can hide its note"
+        )
+        assert not list(spec.trial.folder.glob(".*.part"))
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_storage_away_for_a_minute(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    spec = make_spec(run, "away", away=60.0)
+    start = time.monotonic()
+    run_trials("search", count_trial, [spec], Resources(max_failures=0), run)
+    assert value_of(spec) == expected(3, 4) and time.monotonic() - start > 60
+    row = manifest_rows(run)["away"]
+    assert (row["status"], row["attempts"], row["faults"]) == ("done", 1, 0)
+
+
+# drivers
+
+STAGES = ("search", "select", "retrain", "evaluate", "report")
+STUDY: dict[str, Any] = {
+    "name": "faults",
+    "space": "tiny",
+    "budgets": [3000],
+    "seeds": 2,
+    "data": {"patch": 32, "phantoms": {"cases": 16, "patients": 8, "size": 32}},
+    "search": {"epochs": 6, "steps": 2, "warmup": 1, "batch": 2},
+    "select": {"samples": 4, "recalibrate": 1, "finalists": 2},
+    "retrain": {"epochs": 6, "steps": 2, "batch": 2, "seeds": 2, "random": 1, "baselines": ["scaled_unet"]},
+    "resources": {"concurrent": 2, "device": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "faults.yaml"
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+def start(study: Path, results: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "THRIFTY_RESULTS": str(results), "RAY_TMPDIR": "/tmp"}
+    return subprocess.Popen(
+        [sys.executable, "-u", "-W", "error", "-m", "thrifty", "run", str(study)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+    assert process.stdout is not None
+    yield from process.stdout
+
+
+def without_times(value: Any) -> Any:
+    """`value` without seconds, hours, the ledger and what follows from them."""
+    if isinstance(value, dict):
+        kept = {k: v for k, v in value.items() if k != "cost" and not re.search("seconds|hours", k)}
+        return {key: without_times(inner) for key, inner in kept.items()}
+    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+
+
+def outcome(results: Path) -> dict[str, Any]:
+    """Everything that a study is for: what was found, chosen, trained and measured."""
+    run = Run(results / "faults")
+    paths = sorted(p for p in run.root.rglob("*") if p.name in ("weights.safetensors", "genotype.json", "per_case.csv"))
+    rows = [*read_jsonl(run.candidates), *read_jsonl(run.evaluations)]
+    records = {str(p.relative_to(run.root)): without_times(read_jsonl(p)) for p in sorted(run.root.rglob("epochs.jsonl"))}
+    return {
+        "summary": without_times(read_json(run.summary)),
+        "pareto": without_times(read_json(run.pareto)),
+        "rows": without_times(rows),
+        "records": records,
+        "files": {str(path.relative_to(run.root)): path.read_bytes() for path in paths},
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    results = tmp_path_factory.mktemp("undisturbed")
+    process = start(study, results)
+    out = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, out
+    return outcome(results)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_driver_stopped_in_each_stage_and_started_again(
+    study: Path, tmp_path: Path, undisturbed: dict[str, Any], number: signal.Signals
+) -> None:
+    """SIGINT and SIGTERM go to the whole group of processes, as from a terminal and from a machine that is taken away: the
+    program checkpoints and ends by itself within the two minutes that such a machine gives."""
+    rng = random.Random(int(number))
+    for place, stage in enumerate(STAGES, start=1):
+        process = start(study, tmp_path)
+        out = []
+        for line in lines_of(process):
+            out.append(line)
+            if line.startswith(f"{stage} ({place} of 5)"):
+                break
+        assert process.poll() is None, "".join(out)
+        time.sleep(rng.uniform(0, 8 if stage in ("search", "retrain") else 2))
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)
+        rest = process.communicate(timeout=120)[0]
+        if process.returncode == 0:
+            continue  # it was done before
+        assert process.returncode == (-9 if number == signal.SIGKILL else 2), rest
+        if number != signal.SIGKILL:
+            assert "run the same command to go on" in rest and "Traceback" not in rest
+        time.sleep(2)  # the workers of a killed driver end within a second
+    process = start(study, tmp_path)
+    out_of_last = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, out_of_last
+    assert outcome(tmp_path) == undisturbed
+    run = Run(tmp_path / "faults")
+    for stage in ("search", "retrain", "evaluate"):
+        rows = read_json(run.root / stage / "trials.json")["trials"]
+        assert all(row["status"] == "done" and row["attempts"] >= 1 for row in rows)
+    assert not list(run.root.rglob("*.part")) and not list(run.root.rglob("checkpoint*"))

@@ -1,0 +1,102 @@
+"""The connection to Ray: its surroundings, set before it is imported, a cluster's address or a Ray of this machine.
+
+The only module that imports ray; the others of `trials*` take it from here, so that it is never imported in other surroundings.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial with gpus_per_trial=0 sees no GPU
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would swallow the first Ctrl-C even after its run has ended
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+for _variable, _value in QUIET.items():  # read by ray when it is imported
+    os.environ.setdefault(_variable, _value)
+if "RAY_ADDRESS" not in os.environ:  # a private cluster
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # otherwise Ray writes a readable token into the home folder
+    # Whatever _node_ip_address says, Ray listens on every interface of a Linux machine, except with this.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from thrifty.errors import ThriftyError, last_line, one_line  # noqa: E402
+
+__all__ = ["LOCAL", "LOGS", "connect", "machines", "ray", "tune"]
+
+LOGS: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+LOCAL: dict[str, Any] = {
+    "include_dashboard": False,
+    "object_store_memory": 100 * 2**20,  # trials share their data by memory map, so what passes through Ray is small
+    "_node_ip_address": "127.0.0.1",
+}
+CONNECT_SECONDS = 10.0
+
+
+def connect() -> None:
+    """Connects to the cluster at RAY_ADDRESS, or starts Ray on this machine, on loopback. A connection there is kept.
+
+    Raises:
+        ThriftyError: the cluster does not answer, or Ray cannot start.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    local = address == "local"
+    options = LOGS | LOCAL | {"_temp_dir": str(_temporary_folder())} if local else LOGS
+    if not local:
+        _check_address(address)
+    sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        what = "Ray cannot start on this machine" if local else f"no Ray cluster answers at RAY_ADDRESS={address}"
+        raise ThriftyError(f"{what}: {last_line(error)}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, sigterm)  # ray puts one of its own there
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would knock at a closed door for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # 'auto' and the like, which Ray resolves
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ThriftyError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({one_line(error)}); unset RAY_ADDRESS to run on this machine"
+        ) from None
+
+
+def machines() -> list[str]:
+    """What each machine of the cluster offers."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sorted(f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs" for have in found)
+
+
+def _temporary_folder() -> Path:
+    """A short path (sockets allow 107 characters), removed when this process ends: Ray itself never removes its files."""
+    folder = Path(tempfile.mkdtemp(prefix="thrifty_", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
+
+    def clean() -> None:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(clean)
+    return folder
