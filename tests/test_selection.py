@@ -23,6 +23,7 @@ from thrifty.nets.derived import DerivedNetwork
 from thrifty.nets.inherit import inherit
 from thrifty.nets.recalibrate import recalibrate
 from thrifty.nets.supernet_file import load_supernet
+from thrifty.proposals import FREE, Group, mean_distribution, perturb
 from thrifty.results import Run, open_run, read_json, read_jsonl, write_jsonl
 from thrifty.search import stage
 from thrifty.space.cost import Costs, count
@@ -130,7 +131,7 @@ def test_the_decodings_of_the_searches_are_among_the_candidates(run: Run, calls:
     selection.run_stage(study_of(samples=0), run)
     scored = {canonical_json(from_json(row["genotype"])) for row in rows_of(run)}
     assert {canonical_json(from_json(row["genotype"])) for row in read_jsonl(run.candidates)} <= scored
-    assert len(calls) == len(scored) <= 10  # four searches and their mean, at two budgets
+    assert len(calls) == len(scored) <= 2 * (4 + 1 + 3 + 6)  # four searches, their mean, it at three sizes, the pool; two budgets
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
@@ -243,7 +244,7 @@ def test_selection_over_the_depth(searched_depth: Path, tmp_path: Path, calls: l
     assert all(count(g) <= 2400 for g in found) and count(load(run.genotype(2400))) <= 2400
     assert len({g.levels for g in found}) > 1
     for row, genotype in zip(rows, found, strict=True):
-        if (path := row["origin"]["path"]) != selection.FREE:
+        if (path := row["origin"]["path"]) != FREE:
             assert path == "-".join([f"d{genotype.levels}", *map(str, genotype.path)])
     # Another way to the score of one with fewer levels than the supernets: weights copied into the built network.
     row, genotype = next((r, g) for r, g in zip(rows, found, strict=True) if g.levels < 4)
@@ -253,7 +254,7 @@ def test_selection_over_the_depth(searched_depth: Path, tmp_path: Path, calls: l
 
 def test_paths_of_every_depth_have_a_name_and_fit_the_budget() -> None:
     costs = Costs(load_space("tiny"), 8, 4, 1, 3, depth="searched")
-    names = selection.Group("g", 2400, costs, {}, {}).paths()
+    names = Group(2400, costs, {}).paths()
     assert list(names.values()) == [path for path in costs.paths() if costs.smallest_of_path(path) <= 2400]
     assert {"d2": (), "d3-1": (1,), "d4-0-0": (0, 0)}.items() <= names.items() and "d4-1-2" not in names
 
@@ -261,18 +262,18 @@ def test_paths_of_every_depth_have_a_name_and_fit_the_budget() -> None:
 def test_mean_and_noise_reach_the_depth() -> None:
     rng = np.random.default_rng(0)
     learnt = [random_distribution(load_space("tiny"), 4, rng, depth="searched") for _ in range(3)]
-    mean = selection.mean_distribution(learnt)
+    mean = mean_distribution(learnt)
     np.testing.assert_allclose(mean.depth, (learnt[0].depth + learnt[1].depth + learnt[2].depth) / 3)
-    assert (selection.perturb(mean, 1.0, rng).depth != mean.depth).all()
-    np.testing.assert_array_equal(selection.perturb(mean, 0.0, rng).depth, mean.depth)
+    assert (perturb(mean, 1.0, rng).depth != mean.depth).all()
+    np.testing.assert_array_equal(perturb(mean, 0.0, rng).depth, mean.depth)
 
 
 def test_straying_by_nothing_is_the_decoding_and_by_much_is_not() -> None:
     costs = Costs(load_space("thrifty"), 8, 4, 1, 2)
     learnt = random_distribution(costs.space, 4, np.random.default_rng(0))
     best = decode(learnt, costs, 9000)
-    assert decode(selection.perturb(learnt, 0.0, np.random.default_rng(1)), costs, 9000) == best
-    others = {decode(selection.perturb(learnt, 2.0, np.random.default_rng(k)), costs, 9000).genotype for k in range(20)}
+    assert decode(perturb(learnt, 0.0, np.random.default_rng(1)), costs, 9000) == best
+    others = {decode(perturb(learnt, 2.0, np.random.default_rng(k)), costs, 9000).genotype for k in range(20)}
     assert len(others) > 15
 
 
@@ -280,7 +281,7 @@ def test_perturbed_decoding_is_a_sample_of_the_distribution() -> None:
     """Gumbel-max: without a budget, an op is decoded as often as its probability says."""
     costs = Costs(load_space("tiny"), 8, 3, 1, 2)
     learnt = random_distribution(costs.space, 3, np.random.default_rng(0), spread=0.7)
-    genotypes = [decode(selection.perturb(learnt, 1.0, np.random.default_rng(k)), costs).genotype for k in range(600)]
+    genotypes = [decode(perturb(learnt, 1.0, np.random.default_rng(k)), costs).genotype for k in range(600)]
     share = np.mean([g.down.nodes[0][0].op == "sep_conv_3" for g in genotypes])
     expected = float(np.exp(learnt.ops["down"][0][1]))
     assert share == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 600))
