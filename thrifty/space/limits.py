@@ -18,9 +18,8 @@ from thrifty.space.decode import decode
 from thrifty.space.distribution import Distribution, uniform
 from thrifty.space.genotype import Genotype
 
-PRICES = 12  # bisection steps
-SHRINKS = 24
-SHRINK = 0.97  # from one step to the next: the last allows half of the sum, which keeps both limits if anything does
+PRICES = 8  # bisection steps over the price
+SHRINKS = 5  # bisection steps over the sum, from half of it, which keeps both limits if anything does
 MEASURED = 4  # networks that are measured before the fallback is taken
 SPARE = 0.95  # MACs are not quite proportional to the latency
 
@@ -127,9 +126,23 @@ def _attempts(distribution: Distribution, costs: Costs, limits: Limits, paths: l
         found = list(_decoding(distribution, _priced(costs, limits, price), limits.macs + price * limits.parameters, paths))
         yield from found
         low, high = (price, high) if found and count(found[0]) > limits.parameters else (low, price)
-    total = limits.macs + balance * limits.parameters
-    for step in range(1, SHRINKS):
-        yield from _decoding(distribution, _priced(costs, limits, balance), int(total * SHRINK**step), paths)
+    yield from _shrunk(distribution, costs, limits, paths)
+
+
+def _shrunk(distribution: Distribution, costs: Costs, limits: Limits, paths: list[tuple[int, ...]]) -> Iterator[Genotype]:
+    """The most likely found under a part of both limits together, as large a part as keeps them; at most one genotype."""
+    assert limits.macs is not None
+    priced = _priced(costs, limits, _balance(limits))
+    total = limits.macs + _balance(limits) * limits.parameters
+    low, high, best = 0.5, 1.0, None
+    for _ in range(SHRINKS):
+        share = (low + high) / 2
+        found = next(_decoding(distribution, priced, int(share * total), paths), None)
+        if found is not None and not limits.allow(found):
+            high = share
+        else:
+            low, best = share, found or best
+    yield from _decoding(distribution, priced, int(total / 2), paths) if best is None else (best,)
 
 
 def _decoding(distribution: Distribution, costs: Costs, limit: int, paths: list[tuple[int, ...]]) -> Iterator[Genotype]:
