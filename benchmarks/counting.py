@@ -2,9 +2,9 @@
 
     python benchmarks/counting.py [--seconds 5]
 
-Counting: parameters and MACs of a genotype by formula, and whether they keep both limits; genotypes of the space `thrifty` at width
-16 and four levels, none of them counted before. At least 5,000 a second are wanted. Proposing: an exact decoding of a perturbed
-distribution under one limit, and under both. Seconds are those of this process, not of the clock.
+Counting: parameters and MACs of a genotype by formula, and whether they keep both limits; genotypes of the space `thrifty` at
+width 16 and four levels, none of them counted before. At least 5,000 a second are wanted. Proposing: an exact decoding of a
+perturbed distribution under one limit, and under both. Seconds are those of this process, not of the clock.
 """
 
 from __future__ import annotations

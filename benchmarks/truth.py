@@ -5,8 +5,9 @@
 
 `table` searches the space `tiny` twice on real images (DSB2018, patches of 48 pixels, width 8, three levels), then scores all of
 its 4,608 labelled genotypes with the weights that they inherit of the first supernet, on one patch of each of 24 selection cases,
-normalised by the statistics of that batch: benchmarks/results/truth.jsonl. Needs THRIFTY_DATA. `compare` needs that table only: the selection, with look-ups as scores, against random genotypes, each with the same
-number of different genotypes scored; hypervolume of the front (Dice against parameters, under a budget), interval over seeds.
+normalised by the statistics of that batch: benchmarks/results/truth.jsonl. Needs THRIFTY_DATA. `compare` needs that table only:
+the selection, with look-ups as scores, against random genotypes, each with the same number of different genotypes scored;
+hypervolume of the front (Dice against parameters, under a budget), interval over seeds.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ class Truth:
     def group(self, budget: int) -> Group:
         """The searches as the selection sees them."""
         from thrifty.pool import Origin, Pooled
+        from thrifty.proposals import Group
         from thrifty.space.cost import Costs, count
         from thrifty.space.distribution import Distribution
         from thrifty.space.genotype import from_json, genotype_hash
@@ -233,7 +235,7 @@ def main() -> None:
     if given.verb == "table":
         make_table(given.minutes)
     else:
-        compare(given.seeds, (0.4, 1.0), (0.01, 0.02, 0.05, 0.1))
+        compare(given.seeds, (0.4,), (0.01, 0.02, 0.05))
 
 
 if __name__ == "__main__":

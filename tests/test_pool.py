@@ -84,7 +84,7 @@ def test_of_labelled_forms_the_most_frequent_then_the_most_recent_is_kept(tmp_pa
 
 def test_the_most_frequent_come_first_then_the_most_recent_then_the_smaller(tmp_path: Path, study: Study) -> None:
     decoded = [ONE, ONE, OTHER, OTHER, CHAIN, ONE, DEEPER]
-    pool = gather_pool(study, searched(tmp_path, {"a": (3000, decoded), "b": (3000, decoded[:2] + [DEEPER, ONE])}))
+    pool = gather_pool(study, searched(tmp_path, {"a": (3000, decoded), "b": (3000, [*decoded[:2], DEEPER, ONE])}))
     assert [entry.hash for entry in pool] == [genotype_hash(g) for g in (ONE, DEEPER, OTHER, CHAIN)]
     assert [(entry.times, entry.left) for entry in pool] == [(2, 0), (2, 0), (2, 3), (1, 2)]
     assert pool[0].parameters < pool[1].parameters

@@ -23,12 +23,14 @@ from thrifty.nets.derived import DerivedNetwork
 from thrifty.nets.inherit import inherit
 from thrifty.nets.recalibrate import recalibrate
 from thrifty.nets.supernet_file import load_supernet
+from thrifty.networks import planned_networks
 from thrifty.proposals import FREE, Group, mean_distribution, perturb
 from thrifty.results import Run, open_run, read_json, read_jsonl, write_jsonl
 from thrifty.search import stage
-from thrifty.space.cost import Costs, count
+from thrifty.space.cost import Costs, count, count_macs
 from thrifty.space.decode import decode
 from thrifty.space.genotype import Genotype, canonical_json, from_json, load
+from thrifty.space.sample import random_genotype
 from thrifty.space.schema import load_space
 
 SELECT = {"samples": 5, "batch": 3, "recalibrate": 2, "finalists": 0}  # those are in test_finalists.py
@@ -285,6 +287,86 @@ def test_perturbed_decoding_is_a_sample_of_the_distribution() -> None:
     share = np.mean([g.down.nodes[0][0].op == "sep_conv_3" for g in genotypes])
     expected = float(np.exp(learnt.ops["down"][0][1]))
     assert share == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 600))
+
+
+def test_one_budget_with_two_widths_is_one_study(
+    tmp_path: Path, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same parameters, two widths: searches, candidates, choice and the networks that are retrained."""
+    monkeypatch.setattr("thrifty.trials.run_trials", run_here)
+    budgets = [{"parameters": 2400, "width": 8}, {"parameters": 2400, "width": 6}]
+    search = SEARCH | {"epochs": 2, "steps": 1}
+    study, run, prepared = search_run(tmp_path, seeds=1, select=SELECT, budgets=budgets, search=search)
+    stage.run_stage(study, run)
+    assert [row["trial"] for row in read_jsonl(run.candidates)] == ["b2400_w8_d3_e2_s0", "b2400_w6_d3_e2_s0"]
+    selection.run_stage(study, run)
+    rows = rows_of(run)
+    assert {row["group"] for row in rows} == {"b2400_w6_d3", "b2400_w8_d3"}
+    assert len({(row["number"]) for row in rows}) == len(rows), "numbered in one study"
+    for row in rows:
+        genotype = from_json(row["genotype"])
+        assert count(genotype) <= 2400
+        assert list(row["by_supernet"]) == [f"b2400_w{genotype.width}_d3_e2_s0"], "scored by supernets of its own width"
+    assert list(run.genotypes()) == [2400]
+    names = [spec.name for spec in planned_networks(study, run, prepared.store)]
+    assert names[:2] == ["found_2400", "random_2400_0"] and len(set(names)) == len(names)
+
+
+def test_limits_on_macs_and_latency_hold_for_whatever_is_scored(
+    run: Run, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latency on a machine that takes a millisecond for 10,000 MACs, so that the limit is known."""
+    from thrifty import latency
+
+    patch = (32, 32)
+    unlimited = [count_macs(from_json(row["genotype"]), patch) for row in read_jsonl(run.candidates)]
+    costs = Costs(load_space("tiny"), 8, 3, 1, 3, patch)
+    most = (costs.smallest() + min(unlimited)) // 2
+    measured: list[Genotype] = []
+
+    def fake(genotype: Genotype, size: tuple[int, int]) -> float:
+        assert size == patch
+        measured.append(genotype)
+        return count_macs(genotype, patch) / 10_000
+
+    monkeypatch.setattr(latency, "latency_ms", fake)
+    fastest = (costs.smallest() + most) / 2 / 10_000
+    study = study_of(macs=most, latency_ms=fastest, samples=3)
+    selection.run_stage(study, run)
+    macs = [count_macs(from_json(item["genotypes"][0]), patch) for item in calls]
+    assert macs and max(macs) <= min(most, 10_000 * fastest) < min(unlimited)
+    assert all(count_macs(load(path), patch) <= most for path in run.genotypes().values())
+    assert {row["hash"] for row in read_jsonl(run.latencies)} >= {row["hash"] for row in rows_of(run)}
+    before = len(measured)
+    selection.read_groups(study, run, open_prepared(run))
+    assert len(measured) == before, "measured once: a selection that goes on finds the same numbers"
+
+
+def test_limits_that_nothing_keeps_are_one_line(run: Run) -> None:
+    with pytest.raises(
+        ThriftyError, match=r"no network was found that has at most 2,400 parameters and keeps select\.macs=1,000;"
+    ):
+        selection.run_stage(study_of(macs=1000), run)
+
+
+def test_latency_is_that_of_the_built_network_on_one_thread() -> None:
+    from thrifty.latency import latency_ms
+
+    space, rng = load_space("tiny"), np.random.default_rng(0)
+    small, large = random_genotype(space, 4, 2, 1, 2, rng), random_genotype(space, 32, 4, 1, 2, rng)
+    threads = torch.get_num_threads()
+    assert 0 < latency_ms(small, (20, 28), runs=3) < latency_ms(large, (96, 96), runs=3)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_pool_is_written_and_scored(run: Run, calls: list[dict[str, Any]]) -> None:
+    selection.run_stage(study_of(samples=0, pool=2), run)
+    pool, rows = read_jsonl(run.pool), rows_of(run)
+    assert sum(row["times"] for row in pool) == 4 * (SEARCH["epochs"] - SEARCH["warmup"])
+    decoded = {row["genotype_hash"] for row in read_jsonl(run.candidates)}
+    assert decoded <= {row["hash"] for row in pool}
+    from_pool = [row for row in rows if row["origin"]["source"] == "pool" and row["hash"] in {row["hash"] for row in pool}]
+    assert len(from_pool) <= 2 * 2
 
 
 def test_selection_before_the_searches_says_so(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_paths_that_fit_have_a_network_that_does(
             assert found.path == path and limits.allow(found)
 
 
-def test_a_limit_on_parameters_alone_is_the_exact_decoding(genotypes: Sequence[Genotype], sizes: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_limit_on_parameters_alone_is_the_exact_decoding(
+    genotypes: Sequence[Genotype], sizes: tuple[np.ndarray, np.ndarray]
+) -> None:
     parameters, _ = sizes
     learnt = random_distribution(COSTS.space, 3, np.random.default_rng(5))
     budget = int(np.quantile(parameters, 0.2))
