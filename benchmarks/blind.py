@@ -1,10 +1,5 @@
-"""One Optuna parameter for each choice, or a few that an exact decoder completes? On the space `thrifty`, under a hard budget.
-
-    python benchmarks/blind.py scores [--minutes 8]
-    python benchmarks/blind.py compare [--trials 500] [--seeds 3]
-
-On the space `thrifty`, width 16, four levels, at most 30,000 parameters. `scores` searches briefly on real images (DSB2018, patches of
-48 pixels), then scores random genotypes with the weights that they inherit: benchmarks/results/blind.jsonl. Needs THRIFTY_DATA.
+"""One Optuna parameter for each choice, or a few that an exact decoder completes? On the space `thrifty`, width 16, four levels, at most 30,000 parameters. `scores` searches briefly on real images (DSB2018, patches
+of 48 pixels), then scores random genotypes with the weights that they inherit: benchmarks/results/blind.jsonl. Needs THRIFTY_DATA.
 `compare` needs those rows only: a forest that is fitted to them (and so knows of combinations, which the model inside the
 proposals does not) is the value of any genotype, at no cost. What is above the budget has no value; it is told as infeasible.
 """
@@ -212,9 +207,8 @@ def compare(trials: int, seeds: int) -> None:
             return with_decoder(problem, name, seed, trials // FEWER)
 
         methods[f"few parameters and the decoder, {name}"] = few
-    print(
-        "| method | trials | feasible | best Dice | in the first tenth of the feasible | ms of CPU a trial |\n|---|---|---|---|---|---|"
-    )
+    print("| method | trials | feasible | best Dice | in the first tenth of the feasible | ms of CPU a trial |")
+    print("|---|---|---|---|---|---|")
     for name, method in methods.items():
         number = trials // FEWER if "decoder" in name else trials
         found, start = [], time.process_time()

@@ -235,7 +235,7 @@ def main() -> None:
     if given.verb == "table":
         make_table(given.minutes)
     else:
-        compare(given.seeds, (0.4,), (0.01, 0.02, 0.05))
+        compare(given.seeds, (0.4,), (0.005, 0.01, 0.02))
 
 
 if __name__ == "__main__":
