@@ -1,7 +1,7 @@
 """Does the selection find the front of a space that can be enumerated? Resumable, without ray.
 
     python benchmarks/truth.py table [--minutes 8]
-    python benchmarks/truth.py compare [--seeds 20]
+    python benchmarks/truth.py compare [--seeds 20] [--uninformed]
 
 `table` searches the space `tiny` twice on real images (DSB2018, patches of 48 pixels, width 8, three levels), then scores all of
 its 4,608 labelled genotypes with the weights that they inherit of the first supernet, on one patch of each of 24 selection cases,
@@ -127,13 +127,13 @@ def write_searches(study: Any, run: Any, names: list[str], setting: Any, store: 
 class Truth:
     """The table, and what the searches have learnt."""
 
-    def __init__(self) -> None:
+    def __init__(self, uninformed: bool = False) -> None:
         from thrifty.space.cost import count
         from thrifty.space.genotype import canonical_json
         from thrifty.space.schema import load_space
         from thrifty.space.size import all_genotypes
 
-        self.searches = json.loads(SEARCHES.read_text())
+        self.searches, self.uninformed = json.loads(SEARCHES.read_text()), uninformed
         self.space = load_space("tiny")
         shape = (WIDTH, LEVELS, self.searches["channels"], self.searches["classes"])
         self.genotypes = list(all_genotypes(self.space, *shape))
@@ -149,10 +149,12 @@ class Truth:
         from thrifty.pool import Origin, Pooled
         from thrifty.proposals import Group
         from thrifty.space.cost import Costs, count
-        from thrifty.space.distribution import Distribution
+        from thrifty.space.distribution import Distribution, uniform
         from thrifty.space.genotype import from_json, genotype_hash
 
         costs = Costs(self.space, WIDTH, LEVELS, self.searches["channels"], self.searches["classes"])
+        if self.uninformed:
+            return Group(budget, costs, {"uniform": uniform(self.space, LEVELS)})
         found = self.searches["searches"].items()
         distributions = {name: Distribution.from_json(self.space, one["distribution"]) for name, one in found}
         seen: dict[str, list[Any]] = {}
@@ -197,10 +199,10 @@ class Truth:
         return area
 
 
-def compare(seeds: int, shares: Sequence[float], fractions: Sequence[float]) -> None:
+def compare(seeds: int, uninformed: bool, shares: Sequence[float], fractions: Sequence[float]) -> None:
     from scipy import stats
 
-    truth = Truth()
+    truth = Truth(uninformed)
     low, high = int(truth.parameters.min()), int(truth.parameters.max())
     print(f"{len(truth.genotypes)} genotypes, {low} to {high} parameters, Dice {truth.dice.min():.3f} to {truth.dice.max():.3f}")
     print("| budget | feasible | scored | selection | random | difference, 95 % over seeds | best Dice: selection, random, any |")
@@ -219,7 +221,7 @@ def compare(seeds: int, shares: Sequence[float], fractions: Sequence[float]) -> 
             half = stats.t.ppf(0.975, seeds - 1) * stats.sem(apart)
             best = [np.mean([truth.dice[p[:number]].max() for p in places]) for places in (chosen, drawn)]
             print(
-                f"| {budget:,} | {len(feasible):,} | {number} ({fraction:.0%}) | {np.mean(ours):.4f} | {np.mean(chance):.4f} | "
+                f"| {budget:,} | {len(feasible):,} | {number} ({fraction:.1%}) | {np.mean(ours):.4f} | {np.mean(chance):.4f} | "
                 f"{apart.mean() - half:+.4f} to {apart.mean() + half:+.4f} | "
                 f"{best[0]:.4f}, {best[1]:.4f}, {truth.dice[feasible].max():.4f} |",
                 flush=True,
@@ -231,11 +233,12 @@ def main() -> None:
     parser.add_argument("verb", choices=("table", "compare"))
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--uninformed", action="store_true", help="the selection without what the searches learnt")
     given = parser.parse_args()
     if given.verb == "table":
         make_table(given.minutes)
     else:
-        compare(given.seeds, (0.4,), (0.005, 0.01, 0.02))
+        compare(given.seeds, given.uninformed, (0.4,), (0.005, 0.01, 0.02))
 
 
 if __name__ == "__main__":
