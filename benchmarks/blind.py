@@ -5,9 +5,9 @@
 
 On the space `thrifty`, width 16, four levels, at most 30,000 parameters. `scores` searches briefly on real images (DSB2018,
 patches of 48), then scores random genotypes with the weights that they inherit: benchmarks/results/blind.jsonl; needs
-THRIFTY_DATA. `compare` needs those rows only: a forest that is fitted to them (and so knows of combinations, which the model inside the
-proposals does not) is the value of any genotype, at no cost. What is above the budget has no value; it is told as infeasible. The
-proposals get a fifth of the trials.
+THRIFTY_DATA. `compare` needs those rows only: a forest that is fitted to them (and so knows of combinations, which the model
+inside the proposals does not) is the value of any genotype, at no cost. What is above the budget has no value; it is told as
+infeasible. The proposals get a fifth of the trials.
 """
 
 from __future__ import annotations
