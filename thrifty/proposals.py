@@ -1,8 +1,8 @@
 """From a few chosen values to a genotype within the limits: what Optuna chooses, and what the exact decoder makes of it.
 
-Chosen are the shape (width and levels), whom to trust (a search, their mean, a model of the scores so far, the best of the scores so
-far, the pool), how much of the budget to use, how far to stray from what was learnt, and the cell path. So whatever is proposed
-keeps the limits, and what the searches have learnt is used; the measurements are in docs/LOG.md.
+Chosen are the shape (width and levels), whom to trust (a search, their mean, a model of the scores so far, the best of the scores
+so far, the pool), how much of the budget to use, how far to stray from what was learnt, and the cell path. So whatever is
+proposed keeps the limits, and what the searches have learnt is used; the measurements are in docs/LOG.md.
 """
 
 from __future__ import annotations
