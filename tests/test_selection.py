@@ -23,11 +23,14 @@ from thrifty.nets.derived import DerivedNetwork
 from thrifty.nets.inherit import inherit
 from thrifty.nets.recalibrate import recalibrate
 from thrifty.nets.supernet_file import load_supernet
+from thrifty.networks import planned_networks
+from thrifty.proposals import FREE, Group, mean_distribution, perturb
 from thrifty.results import Run, open_run, read_json, read_jsonl, write_jsonl
 from thrifty.search import stage
-from thrifty.space.cost import Costs, count
+from thrifty.space.cost import Costs, count, count_macs
 from thrifty.space.decode import decode
 from thrifty.space.genotype import Genotype, canonical_json, from_json, load
+from thrifty.space.sample import random_genotype
 from thrifty.space.schema import load_space
 
 SELECT = {"samples": 5, "batch": 3, "recalibrate": 2, "finalists": 0}  # those are in test_finalists.py
@@ -130,7 +133,7 @@ def test_the_decodings_of_the_searches_are_among_the_candidates(run: Run, calls:
     selection.run_stage(study_of(samples=0), run)
     scored = {canonical_json(from_json(row["genotype"])) for row in rows_of(run)}
     assert {canonical_json(from_json(row["genotype"])) for row in read_jsonl(run.candidates)} <= scored
-    assert len(calls) == len(scored) <= 10  # four searches and their mean, at two budgets
+    assert len(calls) == len(scored) <= 2 * (4 + 1 + 3 + 6)  # four searches, their mean, it at three sizes, the pool; two budgets
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
@@ -243,7 +246,7 @@ def test_selection_over_the_depth(searched_depth: Path, tmp_path: Path, calls: l
     assert all(count(g) <= 2400 for g in found) and count(load(run.genotype(2400))) <= 2400
     assert len({g.levels for g in found}) > 1
     for row, genotype in zip(rows, found, strict=True):
-        if (path := row["origin"]["path"]) != selection.FREE:
+        if (path := row["origin"]["path"]) != FREE:
             assert path == "-".join([f"d{genotype.levels}", *map(str, genotype.path)])
     # Another way to the score of one with fewer levels than the supernets: weights copied into the built network.
     row, genotype = next((r, g) for r, g in zip(rows, found, strict=True) if g.levels < 4)
@@ -253,7 +256,7 @@ def test_selection_over_the_depth(searched_depth: Path, tmp_path: Path, calls: l
 
 def test_paths_of_every_depth_have_a_name_and_fit_the_budget() -> None:
     costs = Costs(load_space("tiny"), 8, 4, 1, 3, depth="searched")
-    names = selection.Group("g", 2400, costs, {}, {}).paths()
+    names = Group(2400, costs, {}).paths()
     assert list(names.values()) == [path for path in costs.paths() if costs.smallest_of_path(path) <= 2400]
     assert {"d2": (), "d3-1": (1,), "d4-0-0": (0, 0)}.items() <= names.items() and "d4-1-2" not in names
 
@@ -261,18 +264,18 @@ def test_paths_of_every_depth_have_a_name_and_fit_the_budget() -> None:
 def test_mean_and_noise_reach_the_depth() -> None:
     rng = np.random.default_rng(0)
     learnt = [random_distribution(load_space("tiny"), 4, rng, depth="searched") for _ in range(3)]
-    mean = selection.mean_distribution(learnt)
+    mean = mean_distribution(learnt)
     np.testing.assert_allclose(mean.depth, (learnt[0].depth + learnt[1].depth + learnt[2].depth) / 3)
-    assert (selection.perturb(mean, 1.0, rng).depth != mean.depth).all()
-    np.testing.assert_array_equal(selection.perturb(mean, 0.0, rng).depth, mean.depth)
+    assert (perturb(mean, 1.0, rng).depth != mean.depth).all()
+    np.testing.assert_array_equal(perturb(mean, 0.0, rng).depth, mean.depth)
 
 
 def test_straying_by_nothing_is_the_decoding_and_by_much_is_not() -> None:
     costs = Costs(load_space("thrifty"), 8, 4, 1, 2)
     learnt = random_distribution(costs.space, 4, np.random.default_rng(0))
     best = decode(learnt, costs, 9000)
-    assert decode(selection.perturb(learnt, 0.0, np.random.default_rng(1)), costs, 9000) == best
-    others = {decode(selection.perturb(learnt, 2.0, np.random.default_rng(k)), costs, 9000).genotype for k in range(20)}
+    assert decode(perturb(learnt, 0.0, np.random.default_rng(1)), costs, 9000) == best
+    others = {decode(perturb(learnt, 2.0, np.random.default_rng(k)), costs, 9000).genotype for k in range(20)}
     assert len(others) > 15
 
 
@@ -280,10 +283,92 @@ def test_perturbed_decoding_is_a_sample_of_the_distribution() -> None:
     """Gumbel-max: without a budget, an op is decoded as often as its probability says."""
     costs = Costs(load_space("tiny"), 8, 3, 1, 2)
     learnt = random_distribution(costs.space, 3, np.random.default_rng(0), spread=0.7)
-    genotypes = [decode(selection.perturb(learnt, 1.0, np.random.default_rng(k)), costs).genotype for k in range(600)]
+    genotypes = [decode(perturb(learnt, 1.0, np.random.default_rng(k)), costs).genotype for k in range(600)]
     share = np.mean([g.down.nodes[0][0].op == "sep_conv_3" for g in genotypes])
     expected = float(np.exp(learnt.ops["down"][0][1]))
     assert share == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 600))
+
+
+def test_one_budget_with_two_widths_is_one_study(
+    tmp_path: Path, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same parameters, two widths: searches, candidates, choice and the networks that are retrained."""
+    monkeypatch.setattr("thrifty.trials.run_trials", run_here)
+    budgets = [{"parameters": 2400, "width": 8}, {"parameters": 2400, "width": 6}]
+    search = SEARCH | {"epochs": 2, "steps": 1}
+    retrain = {"random": 1, "baselines": []}
+    study, run, prepared = search_run(tmp_path, seeds=1, select=SELECT, budgets=budgets, search=search, retrain=retrain)
+    stage.run_stage(study, run)
+    assert [row["trial"] for row in read_jsonl(run.candidates)] == ["b2400_w8_d3_e2_s0", "b2400_w6_d3_e2_s0"]
+    selection.run_stage(study, run)
+    rows = rows_of(run)
+    assert {row["group"] for row in rows} == {"b2400_w6_d3", "b2400_w8_d3"}
+    assert len({(row["number"]) for row in rows}) == len(rows), "numbered in one study"
+    for row in rows:
+        genotype = from_json(row["genotype"])
+        assert count(genotype) <= 2400
+        assert list(row["by_supernet"]) == [f"b2400_w{genotype.width}_d3_e2_s0"], "scored by supernets of its own width"
+    assert list(run.genotypes()) == [2400]
+    names = [spec.name for spec in planned_networks(study, run, prepared.store)]
+    assert names[:2] == ["found_2400", "random_2400_0"] and len(set(names)) == len(names)
+
+
+def test_limits_on_macs_and_latency_hold_for_whatever_is_scored(
+    run: Run, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latency on a machine that takes a millisecond for 10,000 MACs, so that the limit is known."""
+    from thrifty import latency
+
+    patch = (32, 32)
+    unlimited = [count_macs(from_json(row["genotype"]), patch) for row in read_jsonl(run.candidates)]
+    costs = Costs(load_space("tiny"), 8, 3, 1, 3, patch)
+    most = (2 * costs.smallest() + costs.largest()) // 3
+    assert max(unlimited) > most
+    measured: list[Genotype] = []
+
+    def fake(genotype: Genotype, size: tuple[int, int]) -> float:
+        assert size == patch
+        measured.append(genotype)
+        return count_macs(genotype, patch) / 10_000
+
+    monkeypatch.setattr(latency, "latency_ms", fake)
+    fastest = (costs.smallest() + most) / 2 / 10_000
+    study = study_of(macs=most, latency_ms=fastest, samples=3)
+    selection.run_stage(study, run)
+    macs = [count_macs(from_json(item["genotypes"][0]), patch) for item in calls]
+    assert macs and max(macs) <= min(most, 10_000 * fastest)
+    assert all(count_macs(load(path), patch) <= most for path in run.genotypes().values())
+    assert {row["hash"] for row in read_jsonl(run.latencies)} >= {row["hash"] for row in rows_of(run)}
+    before = len(measured)
+    selection.read_groups(study, run, open_prepared(run))
+    assert len(measured) == before, "measured once: a selection that goes on finds the same numbers"
+
+
+def test_limits_that_nothing_keeps_are_one_line(run: Run) -> None:
+    with pytest.raises(
+        ThriftyError, match=r"no network was found that has at most 2,400 parameters and keeps select\.macs=1,000;"
+    ):
+        selection.run_stage(study_of(macs=1000), run)
+
+
+def test_latency_is_that_of_the_built_network_on_one_thread() -> None:
+    from thrifty.latency import latency_ms
+
+    space, rng = load_space("tiny"), np.random.default_rng(0)
+    small, large = random_genotype(space, 4, 2, 1, 2, rng), random_genotype(space, 32, 4, 1, 2, rng)
+    threads = torch.get_num_threads()
+    assert 0 < latency_ms(small, (20, 28), runs=3) < latency_ms(large, (96, 96), runs=3)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_pool_is_written_and_scored(run: Run, calls: list[dict[str, Any]]) -> None:
+    selection.run_stage(study_of(samples=0, pool=2), run)
+    pool, rows = read_jsonl(run.pool), rows_of(run)
+    assert sum(row["times"] for row in pool) == 4 * (SEARCH["epochs"] - SEARCH["warmup"])
+    decoded = {row["genotype_hash"] for row in read_jsonl(run.candidates)}
+    assert decoded <= {row["hash"] for row in pool}
+    from_pool = [row for row in rows if row["origin"]["source"] == "pool" and row["hash"] in {row["hash"] for row in pool}]
+    assert len(from_pool) <= 2 * 2
 
 
 def test_selection_before_the_searches_says_so(tmp_path: Path) -> None:

@@ -204,6 +204,9 @@ class Select(Section):
     samples: Annotated[int, Field(ge=0)] = 24  # what Optuna samples for each budget, beside the decoded genotypes
     batch: PositiveInt = 8  # asked and told together: the choice depends on it, not on the number of workers
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    pool: Annotated[int, Field(ge=0)] = 6  # for each budget, of what searches decoded along the way: the most frequent are scored
+    macs: PositiveInt | None = None  # most multiply-adds of one training patch that a candidate may have
+    latency_ms: Annotated[float, Field(gt=0)] | None = None  # and most milliseconds for it, measured on one CPU thread
     recalibrate: PositiveInt = 4  # training batches that renew the statistics of normalisation
     risk: Annotated[float, Field(ge=0)] = 0.0  # times the spread over the supernets, subtracted from the mean Dice
     seed: Seed = 0

@@ -158,7 +158,7 @@ def write_outcome(study: Study, run: Run, rows: Sequence[Row], kept: Mapping[int
     resources = study.resources
     hours = {"cpus": resources.cpus_per_trial, "gpus": resources.gpus_per_trial}
     write_json(run.select_result, {"trial": "select", "seconds": sum(row["seconds"] for row in rows), **hours})
-    write_text(run.why, why_text(study, outcome, rows, searched))
+    write_text(run.why, why_text(study, outcome, rows, searched, read_jsonl(run.pool)))
     write_json(run.pareto, outcome)
 
 

@@ -91,6 +91,16 @@ class Run:
         return self.root / "select" / "why.md"
 
     @property
+    def pool(self) -> Path:
+        """Every genotype that the searches decoded along the way."""
+        return self.root / "select" / "pool.jsonl"
+
+    @property
+    def latencies(self) -> Path:
+        """Measured latencies of networks, by hash."""
+        return self.root / "select" / "latency.jsonl"
+
+    @property
     def select_result(self) -> Path:
         """What scoring the candidates cost."""
         return self.root / "select" / "result.json"

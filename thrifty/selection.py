@@ -1,14 +1,14 @@
-"""`thrifty select`: Optuna over all searches together, under the parameter budget. The only module that imports optuna.
+"""`thrifty select`: one Optuna study for each budget, over all its searches. optuna is imported here and in optuna_export.py.
 
-One Optuna parameter for each op would be nearly blind under a hard budget. So Optuna chooses what matters: which search to
-trust, how much of the budget to use, which cell path, how far to stray from what was learnt; the exact decoder fills in edges
-and ops. The decodings of the searches themselves are the first candidates. Scores with inherited weights rank poorly, so the
-best few of each budget are trained for a short while before one of them is chosen.
+Optuna chooses what matters (thrifty.proposals), the exact decoder fills in edges and ops. It starts from what the searches
+decoded to, from decodings at several sizes and from the pool. Scores with inherited weights rank poorly, so the best few of each
+budget are trained for a short while before one of them is chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,51 +17,34 @@ import numpy as np
 from thrifty.config import Select, Study
 from thrifty.data.prepare import Prepared, prepare
 from thrifty.errors import ThriftyError
-from thrifty.evaluations import Candidate, Record, score_missing
+from thrifty.evaluations import Candidate, Record, labelled_key, score_missing
 from thrifty.finalists import write_outcome
 from thrifty.manifest import only_driver
 from thrifty.optuna_export import keep_study
+from thrifty.pool import Pooled, gather_pool, write_pool
+from thrifty.proposals import FREE, FRONT, MEAN, POOL, SCORES, Chosen, Group, History, propose
 from thrifty.results import Run, read_json, read_jsonl
 from thrifty.settled import settled
-from thrifty.space.cost import Costs
-from thrifty.space.decode import decode
+from thrifty.space.cost import Costs, count
 from thrifty.space.distribution import Distribution
-from thrifty.space.genotype import CELL_TYPES, Genotype, from_json
-from thrifty.space.path import levels_of
+from thrifty.space.genotype import Genotype, from_json
+from thrifty.space.limits import Limits
 from thrifty.space.schema import run_space
 
 if TYPE_CHECKING:
     import optuna
 
-MEAN = "mean"  # the source that averages all searches
-FREE = "free"  # the path is left to the decoder
+SIZES = (0.25, 0.5, 0.75)  # of the decodings that the study starts from, beside those at the whole budget
 
 
 @dataclass(frozen=True)
-class Group:
-    """One budget setting, with all searches of its width and levels, whatever their budget: each can score any candidate."""
+class Asked:
+    """One candidate of an Optuna study: the number of its trial, and what it was made from."""
 
-    key: str
-    budget: int
-    costs: Costs
-    distributions: dict[str, Distribution]  # by trial
-    by_rule: dict[str, Genotype]  # by trial, what the source's rule has decoded searches without a limit to
-
-    @property
-    def trials(self) -> list[str]:
-        return sorted(self.distributions)
-
-    def paths(self) -> dict[str, tuple[int, ...]]:
-        """The cell paths that fit the budget, by the name they have in Optuna."""
-        return {self._name(path): path for path in self.costs.paths() if self.smallest(path) <= self.budget}
-
-    def _name(self, path: tuple[int, ...]) -> str:
-        """'1-0'; where the depth is searched 'd4-1-0', with the levels in front."""
-        levels = [] if self.costs.depth == "fixed" else [f"d{levels_of(path)}"]
-        return "-".join([*levels, *map(str, path)])
-
-    def smallest(self, path: tuple[int, ...]) -> int:
-        return self.costs.smallest_of_path(path)
+    number: int
+    group: Group
+    chosen: Chosen
+    genotype: Genotype
 
 
 def run_stage(study: Study, run: Run) -> None:
@@ -73,7 +56,7 @@ def run_stage(study: Study, run: Run) -> None:
     read from evaluations.jsonl, and short trainings that have a result are not repeated.
 
     Raises:
-        ThriftyError: the searches are not finished, or short trainings failed.
+        ThriftyError: the searches are not finished, no network keeps the limits, or short trainings failed.
     """
     wanted = {row["budget"] for row in read_jsonl(run.candidates) if "budget" in row}
     kept = settled(run)
@@ -83,16 +66,21 @@ def run_stage(study: Study, run: Run) -> None:
     groups = [group for group in read_groups(study, run, prepared) if group.budget not in kept]
     with only_driver(run):
         record = Record(run)
-        for group in groups:
-            _search_group(study, run, group, record)
+
+        def score(asked: Sequence[Asked]) -> list[float]:
+            score_missing(study, run, record, [_candidate(one) for one in asked])
+            return [record.known[labelled_key(one.genotype)]["score"] for one in asked]
+
+        for budget, of_budget in itertools.groupby(groups, key=lambda group: group.budget):
+            keep_study(run, f"b{budget}", search_budget(study.select, list(of_budget), score), record.known)
     write_outcome(study, run, record.rows, kept)
 
 
 def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
-    """The finished searches by budget setting.
+    """The finished searches by budget and shape, the smallest budget first; writes the pool.
 
     Raises:
-        ThriftyError: there is no candidates.jsonl, so the searches have not finished.
+        ThriftyError: there is no candidates.jsonl, so the searches have not finished; or no network keeps the limits.
     """
     candidates = read_jsonl(run.candidates)
     if not candidates:
@@ -105,12 +93,45 @@ def read_groups(study: Study, run: Run, prepared: Prepared) -> list[Group]:
     for row in candidates:
         distribution = Distribution.from_json(space, read_json(run.search_trial(row["trial"]).distribution))
         learnt.setdefault((row["width"], row["levels"]), {})[row["trial"]] = distribution
+    pool = gather_pool(study, run)
+    write_pool(run, pool)
+    limits = limits_of(study, run)
     groups = []
     for budget, width, levels in sorted({(row["budget"], row["width"], row["levels"]) for row in candidates}):
         costs = Costs(space, width, levels, store.channels, store.classes, depth=study.search.depth)
         own = [row for row in candidates if (row["budget"], row["width"], row["levels"]) == (budget, width, levels)]
-        groups.append(Group(f"b{budget}_w{width}_d{levels}", budget, costs, learnt[width, levels], _by_rule(study, own)))
-    return groups
+        trials = learnt[width, levels]
+        of_shape = tuple(entry for entry in pool if any(origin.trial in trials for origin in entry.origins))
+        within = replace(limits, parameters=budget)
+        groups.append(Group(budget, costs, trials, _by_rule(study, own), of_shape, within))
+    return _feasible(groups)
+
+
+def limits_of(study: Study, run: Run) -> Limits:
+    """The limits of a study on every candidate, but for the parameters."""
+    from thrifty.latency import Latencies
+
+    settings = study.select
+    measure = None if settings.latency_ms is None else Latencies(study, run)
+    return Limits(0, settings.macs, study.data.patch_size, settings.latency_ms, measure)
+
+
+def _feasible(groups: Sequence[Group]) -> list[Group]:
+    """Those with a network that keeps all limits.
+
+    Raises:
+        ThriftyError: a budget has none.
+    """
+    kept = [group for group in groups if group.smallest]
+    for budget in sorted({group.budget for group in groups} - {group.budget for group in kept}):
+        limits = next(group.within for group in groups if group.budget == budget)
+        macs = [] if limits.macs is None else [f"select.macs={limits.macs:,}"]
+        slow = [] if limits.latency_ms is None else [f"select.latency_ms={limits.latency_ms:g}"]
+        raise ThriftyError(
+            f"no network was found that has at most {budget:,} parameters and keeps {' and '.join(macs + slow)}; "
+            "give a higher limit, or a smaller width to the searches"
+        )
+    return kept
 
 
 def _by_rule(study: Study, candidates: Sequence[dict[str, Any]]) -> dict[str, Genotype]:
@@ -127,76 +148,79 @@ def make_sampler(settings: Select) -> optuna.samplers.BaseSampler:
         return optuna.samplers.RandomSampler(seed=settings.seed)
     if settings.sampler == "nsga2":
         return optuna.samplers.NSGAIISampler(population_size=16, crossover_prob=0.9, swapping_prob=0.5, seed=settings.seed)
-    return optuna.samplers.TPESampler(n_startup_trials=8, n_ei_candidates=24, multivariate=True, group=False, seed=settings.seed)
+    return optuna.samplers.TPESampler(
+        n_startup_trials=8, n_ei_candidates=24, multivariate=True, group=False, constant_liar=True, seed=settings.seed
+    )
 
 
-def _search_group(study: Study, run: Run, group: Group, record: Record) -> None:
-    """All candidates of one budget setting: first the decodings of its searches, then what Optuna samples."""
+def search_budget(
+    settings: Select, groups: Sequence[Group], score: Callable[[Sequence[Asked]], Sequence[float]]
+) -> optuna.study.Study:
+    """All candidates of one budget. What is proposed depends on the settings, the groups and the scores alone.
+
+    Args:
+        groups: of one budget; each shape once.
+        score: the scores of a batch of candidates; one that was scored before may come again.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sources = [*group.trials, MEAN]
-    opt = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler(study.select))
-    first = list(group.by_rule) or sources
-    for source in first:
-        opt.enqueue_trial({"source": source, "size": 1.0, "stray": 0.0, "path": FREE})
-    total = len(first) + study.select.samples
-    for start in range(0, total, study.select.batch):
-        trials = [opt.ask() for _ in range(min(study.select.batch, total - start))]
-        genotypes = [propose(group, trial, sources, study.select.seed) for trial in trials]
-        score_missing(study, run, record, [_candidate(group, *asked) for asked in zip(trials, genotypes, strict=True)])
-        for trial, genotype in zip(trials, genotypes, strict=True):
-            row = record.find(genotype)
-            assert row is not None
-            trial.set_user_attr("labelled", row["labelled"])
-            trial.set_constraint("parameters", row["parameters"] - group.budget)
-            opt.tell(trial, [row["score"], row["parameters"]])
-    keep_study(run, group.key, opt, record.known)
+    opt = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler(settings))
+    first = list(starts(groups, settings.pool))
+    for params in first:
+        opt.enqueue_trial(params)
+    history, total = History(), len(first) + settings.samples
+    for start in range(0, total, settings.batch):
+        trials = [opt.ask() for _ in range(min(settings.batch, total - start))]
+        asked = [_ask(groups, trial, history, settings.seed) for trial in trials]
+        for trial, one, value in zip(trials, asked, score(asked), strict=True):
+            for name, excess in one.group.within.excess(one.genotype).items():
+                trial.set_constraint(name, excess)
+            trial.set_user_attr("labelled", labelled_key(one.genotype))
+            opt.tell(trial, [value, count(one.genotype)])
+            history.add(one.group.shape, one.genotype, value)
+    return opt
 
 
-def propose(group: Group, trial: optuna.trial.Trial, sources: Sequence[str], seed: int) -> Genotype:
-    """The genotype of one Optuna trial; it never exceeds the budget. Its noise comes from (seed, trial number, budget)."""
-    paths = group.paths()
-    source = trial.suggest_categorical("source", list(sources))
-    size = trial.suggest_float("size", 0.5, 1.0)
-    stray = trial.suggest_float("stray", 0.0, 2.0)
-    path = trial.suggest_categorical("path", [FREE, *paths])
-    if (size, stray, path) == (1.0, 0.0, FREE) and source in group.by_rule:
-        return group.by_rule[source]
-    learnt = mean_distribution([group.distributions[t] for t in group.trials]) if source == MEAN else group.distributions[source]
-    noisy = perturb(learnt, stray, np.random.default_rng([seed, trial.number, group.budget]))
-    allowed = list(paths.values()) if path == FREE else [paths[path]]
-    room = max(int(size * group.budget), min(group.smallest(p) for p in allowed))
-    return decode(noisy, group.costs, room, allowed).genotype
+def starts(groups: Sequence[Group], pooled: int) -> Iterable[dict[str, Any]]:
+    """Parameters of the first trials: what each search decoded to, their mean at several sizes, then the pool."""
+    for group in groups:
+        own = [k for k, trial in enumerate(group.trials) if trial in group.by_rule or not group.by_rule]
+        for source in (*(_search(k) for k in own), *(() if group.by_rule else (MEAN,))):
+            yield _params(group, source)
+        for size in SIZES:
+            yield _params(group, MEAN, size)
+    ranked = sorted({entry.hash: entry for group in groups for entry in group.pool}.values(), key=Pooled.rank)
+    fitting = (g for entry in ranked for g in groups if entry in g.pool and g.within.keep(entry.genotype))
+    for group in itertools.islice(fitting, pooled):
+        yield _params(group, POOL)
 
 
-def mean_distribution(distributions: Sequence[Distribution]) -> Distribution:
-    """The mean of the log-probabilities (a product of experts); decoding does not need it normalised."""
-    first = distributions[0]
-    ops = {
-        t: tuple(np.mean(np.stack(edge), axis=0) for edge in zip(*(d.ops[t] for d in distributions), strict=True))
-        for t in CELL_TYPES
-    }
-    pairs = {
-        t: tuple(np.mean(np.stack(node), axis=0) for node in zip(*(d.pairs[t] for d in distributions), strict=True))
-        for t in CELL_TYPES
-    }
-    gates = tuple(np.mean(np.stack(gate), axis=0) for gate in zip(*(d.gates for d in distributions), strict=True))
-    depths = [d.depth for d in distributions if d.depth is not None]
-    return replace(first, ops=ops, pairs=pairs, gates=gates, depth=np.mean(np.stack(depths), axis=0) if depths else None)
+def _params(group: Group, source: str, size: float = 1.0) -> dict[str, Any]:
+    return {"shape": group.shape, "source": source, "size": size, "stray": 0.0, "path": FREE}
 
 
-def perturb(distribution: Distribution, stray: float, rng: np.random.Generator) -> Distribution:
-    """Gumbel noise of scale `stray` on every choice: the decoding then is a sample around what was learnt
-    (perturb-and-MAP, Papandreou 2011, sec. 3); with 0 it is the most likely genotype itself."""
-    ops = {t: tuple(edge + stray * rng.gumbel(size=edge.shape) for edge in distribution.ops[t]) for t in CELL_TYPES}
-    pairs = {t: tuple(node + stray * rng.gumbel(size=node.shape) for node in distribution.pairs[t]) for t in CELL_TYPES}
-    gates = tuple(gate + stray * rng.logistic(size=gate.shape) for gate in distribution.gates)
-    depth = distribution.depth
-    if depth is not None:
-        depth = depth + stray * rng.gumbel(size=depth.shape)
-    return replace(distribution, ops=ops, pairs=pairs, gates=gates, depth=depth)
+def _search(number: int) -> str:
+    """What a search is called in the study: its number among those of the shape, so that shapes have the same sources."""
+    return f"search_{number}"
 
 
-def _candidate(group: Group, trial: optuna.trial.Trial, genotype: Genotype) -> Candidate:
-    return Candidate(group.key, trial.number, tuple(group.trials), dict(trial.params), genotype)
+def _ask(groups: Sequence[Group], trial: optuna.trial.Trial, history: History, seed: int) -> Asked:
+    """The candidate of one Optuna trial. Its noise comes from (seed, trial number, budget)."""
+    by_shape = {group.shape: group for group in groups}
+    group = by_shape[trial.suggest_categorical("shape", list(by_shape))]
+    searches = [_search(k) for k in range(max(len(g.trials) for g in groups))]
+    source = trial.suggest_categorical("source", [*searches, MEAN, SCORES, FRONT, POOL])
+    if source in searches:
+        source = group.trials[searches.index(source) % len(group.trials)]
+    size = trial.suggest_float("size", 0.0, 1.0)
+    stray = trial.suggest_float("stray", 0.0, 1.0)
+    path = trial.suggest_categorical("path", [FREE, *dict.fromkeys(name for g in groups for name in g.paths())])
+    chosen = Chosen(group.shape, source, size, stray, path if path in group.paths() else FREE)
+    rng = np.random.default_rng([seed, trial.number, group.budget])
+    return Asked(trial.number, group, chosen, propose(group, chosen, history, rng))
+
+
+def _candidate(asked: Asked) -> Candidate:
+    group = asked.group
+    return Candidate(group.key, asked.number, tuple(group.trials), asked.chosen.as_json(), asked.genotype)

@@ -31,7 +31,8 @@ Patch = tuple[int, int]
 class Lattice:
     """What the costs of the fixed parts depend on.
 
-    `patch` says what a cost is: None for parameters, a size for the MACs of one image of that size, padded to the stride.
+    `patch` says what a cost is: None for parameters, a size for the MACs of one image of that size, padded to the stride. With a
+    `price` a parameter counts as so many MACs: the sum of both, by which two limits are weighed against each other.
     """
 
     frame: Frame
@@ -41,6 +42,7 @@ class Lattice:
     channels: int
     classes: int
     patch: Patch | None = None
+    price: int = 0
 
     def row_width(self, row: int) -> int:
         """Channels of a row; row -1 is the full resolution."""
@@ -73,7 +75,8 @@ class Lattice:
         role, widths = role_of(cell_type, source), self.edge_widths(cell_type, source, row)
         if self.patch is None:
             return ops.find(op).params(role, *widths)
-        return ops.find(op).macs(role, *widths, *self.row_size(row))
+        priced = self.price * ops.find(op).params(role, *widths) if self.price else 0
+        return ops.find(op).macs(role, *widths, *self.row_size(row)) + priced
 
     def base_cost(self) -> int:
         """Stem and classifier."""
@@ -105,7 +108,7 @@ class Lattice:
 
     def _cost(self, weights: Weights, row: int) -> int:
         """Of weights whose output has the size of a row."""
-        return weights.params() if self.patch is None else weights.macs(*self.row_size(row))
+        return weights.params() if self.patch is None else weights.macs(*self.row_size(row)) + self.price * weights.params()
 
     def up_cells(self, path: Sequence[int]) -> np.ndarray:
         """Number of up cells in each row of `cell_rows('up')`, the head included."""
@@ -139,14 +142,36 @@ def _edge_table(lattice: Lattice, cell_type: CellType, source: int, op: str) -> 
     return np.array([lattice.edge_cost(cell_type, source, op, row) for row in rows], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class _PathCosts:
+    """What networks of one cell path cost: `fixed` apart from edges, and what each edge has cost that was asked for."""
+
+    lattice: Lattice
+    fixed: int
+    cells: dict[CellType, np.ndarray]
+    edges: dict[tuple[CellType, int, str], int]
+
+    def of(self, genotype: Genotype) -> int:
+        total, edges = self.fixed, self.edges
+        for cell_type in CELL_TYPES:
+            for pair in genotype.cell(cell_type).nodes:
+                for edge in pair:
+                    key = (cell_type, min(edge.source, 2), edge.op)
+                    if key not in edges:
+                        edges[key] = int(self.cells[cell_type] @ _edge_table(self.lattice, *key))
+                    total += edges[key]
+        return total
+
+
 @lru_cache(maxsize=1024)
-def _path_costs(lattice: Lattice, path: tuple[int, ...]) -> tuple[int, dict[CellType, np.ndarray]]:
-    return lattice.path_cost(path), {t: lattice.cells_in_rows(t, path) for t in CELL_TYPES}
+def _path_costs(lattice: Lattice, path: tuple[int, ...]) -> _PathCosts:
+    cells = {t: lattice.cells_in_rows(t, path) for t in CELL_TYPES}
+    return _PathCosts(lattice, lattice.path_cost(path), cells, {})
 
 
 def count(genotype: Genotype) -> int:
     """Trainable parameters of the genotype's network; equal to sum(p.numel()) of the built one."""
-    return _network_cost(genotype, lattice_of(genotype))
+    return _path_costs(lattice_of(genotype), genotype.path).of(genotype)
 
 
 def count_macs(genotype: Genotype, patch: Patch) -> int:
@@ -157,7 +182,7 @@ def count_macs(genotype: Genotype, patch: Patch) -> int:
     Raises:
         ThriftyError: a user's own op has no formula for them.
     """
-    return _network_cost(genotype, lattice_of(genotype, patch))
+    return _path_costs(lattice_of(genotype, patch), genotype.path).of(genotype)
 
 
 def has_macs(genotype: Genotype) -> bool:
@@ -165,17 +190,10 @@ def has_macs(genotype: Genotype) -> bool:
     return all(ops.find(edge.op).has_macs for t in CELL_TYPES for _, edge in genotype.cell(t).edges())
 
 
-def _network_cost(genotype: Genotype, lattice: Lattice) -> int:
-    total, cells = _path_costs(lattice, genotype.path)
-    for cell_type in CELL_TYPES:
-        for _, edge in genotype.cell(cell_type).edges():
-            total += int(cells[cell_type] @ _edge_table(lattice, cell_type, min(edge.source, 2), edge.op))
-    return total
-
-
 @dataclass(frozen=True)
 class Costs:
-    """Costs of a space at one width and number of levels: parameters, or MACs of one image where `patch` gives its size.
+    """Costs of a space at one width and number of levels: parameters, or MACs of one image where `patch` gives its size (with
+    `price` times the parameters added).
 
     With `depth` searched `levels` is the most that a network may have; `of_path` then has the costs of one with fewer.
     """
@@ -187,11 +205,12 @@ class Costs:
     classes: int
     patch: Patch | None = None
     depth: Depth = "fixed"
+    price: int = 0
 
     @property
     def lattice(self) -> Lattice:
         frame, nodes = self.space.frame, self.space.nodes
-        return Lattice(frame, nodes, self.width, self.levels, self.channels, self.classes, self.patch)
+        return Lattice(frame, nodes, self.width, self.levels, self.channels, self.classes, self.patch, self.price)
 
     @property
     def unit(self) -> str:
