@@ -14,6 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
     CTImageStorage,
+    EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -129,6 +130,27 @@ def series(
     for name, k in enumerate(order):
         save(headers[k], folder / f"im{name:03d}.dcm")
     return headers
+
+
+def enhanced(path: Path, stack: np.ndarray, order: tuple[int, ...], slopes: tuple[float, ...], **tags: Any) -> Path:
+    """(slices, rows, columns) 3 mm apart as the frames of one file, in the order `order`, each slice with its own slope."""
+    groups = []
+    for k in order:
+        frame, place, change = Dataset(), Dataset(), Dataset()
+        place.ImagePositionPatient = [0, 0, 3.0 * k]
+        change.RescaleSlope, change.RescaleIntercept, change.RescaleType = slopes[k], 0, "US"
+        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [place], [change]
+        groups.append(frame)
+    shared, direction, measures = Dataset(), Dataset(), Dataset()
+    direction.ImageOrientationPatient, measures.PixelSpacing, measures.SliceThickness = list(AXIAL), [1, 1], 3
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [direction], [measures]
+    tags |= {
+        "NumberOfFrames": len(order),
+        "PixelData": stack[list(order)].tobytes(),
+        "PerFrameFunctionalGroupsSequence": groups,
+        "SharedFunctionalGroupsSequence": [shared],
+    }
+    return write(path, stack[0], SOPClassUID=EnhancedCTImageStorage, **tags)
 
 
 def segmentation(path: Path, images: list[Dataset], masks: np.ndarray, overlapping: bool = False, **options: Any) -> Path:

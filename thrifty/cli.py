@@ -220,6 +220,7 @@ def predict(
     visible: Annotated[bool, typer.Option("--visible", help="PNG to look at instead of class ids.")] = False,
     format: Annotated[str, typer.Option(help="Of DICOM inputs: seg (DICOM-SEG) or png.")] = "seg",
     axis: Annotated[int | None, typer.Option(min=0, max=2, help="Cut volumes across this axis.")] = None,
+    window: Annotated[str, typer.Option(help="Of DICOM inputs, as for `data import`: none, file, or 40,400.")] = "none",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also write what is there already.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     allow_code: Annotated[bool, typer.Option(help="Import ops of the form module:Class.")] = False,
@@ -228,8 +229,8 @@ def predict(
     from thrifty.predict import predict_files
 
     settings = {"flips": flips, "probabilities": probabilities, "uncertainty": uncertainty, "visible": visible}
-    more = {"format": format, "slice_axis": axis, "overwrite": overwrite, "device": device, "allow_code": allow_code}
-    found = predict_files(model, inputs, output, **settings, **more)
+    more = {"slice_axis": axis, "window": window, "overwrite": overwrite, "device": device, "allow_code": allow_code}
+    found = predict_files(model, inputs, output, format=format, **settings, **more)
     kept = f", {len(found.kept)} kept that were there already" if found.kept else ""
     print(f"{len(found.written)} written{kept}, {len(found.failed)} failed: {output}")
     if found.failed:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from thrifty.data.cases import name_some
 from thrifty.data.decode import ENDINGS, VOLUMES, Unreadable, decode, ending_of, stem_of
-from thrifty.dicom_io import group_series, is_dicom
+from thrifty.data.dicom import ENDINGS as DICOM_ENDINGS
+from thrifty.data.dicom import is_dicom
+from thrifty.data.dicom_series import find_series
 from thrifty.errors import ThriftyError
 from thrifty.scans import Kind, kind_of
 
@@ -69,27 +71,35 @@ def _of_folder(folder: Path, channels: int, output: Path) -> list[Item]:
 def _of_files(paths: Sequence[Path], root: Path, channels: int) -> Iterator[Item]:
     pixels = [path for path in paths if ending_of(path.name) is not None]
     yield from _with_channels(pixels, root, channels)
-    dicom = [path for path in paths if ending_of(path.name) is None and (is_dicom(path) or len(paths) == 1)]
+    others = [path for path in paths if ending_of(path.name) is None]
+    dicom = [path for path in others if is_dicom(path) or has_dicom_ending(path) or len(paths) == 1]
     for folder in dict.fromkeys(path.parent for path in dicom):  # without DICOM its libraries are not needed
-        series = group_series([path for path in dicom if path.parent == folder])
+        series = _series_of([path for path in dicom if path.parent == folder])
         for number, files in enumerate(series):
-            yield Item("dicom", tuple(files), _series_name(files, folder, root, number, len(series)), ".dcm")
+            yield Item("dicom", files, _series_name(files, folder, root, number, len(series)), ".dcm")
+
+
+def _series_of(paths: Sequence[Path]) -> list[tuple[Path, ...]]:
+    """The files of each series, and each broken file alone: it is refused, by name, when it is read."""
+    broken: list[Path] = []
+    series, _ = find_series(paths, str, lambda path, _: broken.append(path))
+    return sorted([*(one.files for one in series), *((path,) for path in broken)])
 
 
 def _series_name(files: Sequence[Path], folder: Path, root: Path, number: int, of: int) -> str:
     """A single file has its own name, a series that of its folder. No text of a header becomes a name."""
     if len(files) == 1:
-        return (folder.relative_to(root) / _without_dcm(files[0].name)).as_posix()
+        return (folder.relative_to(root) / _without_ending(files[0])).as_posix()
     name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
     return f"{name}_{number + 1}" if of > 1 else name
 
 
-def _without_dcm(name: str) -> str:
-    return name[: -len(Path(name).suffix)] if is_dicom_ending(name) else name
+def _without_ending(path: Path) -> str:
+    return path.stem if has_dicom_ending(path) else path.name
 
 
-def is_dicom_ending(name: str) -> bool:
-    return Path(name).suffix.lower() in (".dcm", ".dicom")
+def has_dicom_ending(path: Path) -> bool:
+    return path.suffix.lower() in DICOM_ENDINGS
 
 
 def _with_channels(paths: Sequence[Path], root: Path, channels: int) -> Iterator[Item]:

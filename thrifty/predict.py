@@ -10,6 +10,7 @@ from typing import Any
 
 from thrifty import __version__
 from thrifty.data.cases import Unreadable
+from thrifty.data.voi import Window, parse_window
 from thrifty.errors import ThriftyError, one_line
 from thrifty.found_files import Item, find_items, target_of
 from thrifty.predictor import Predictor, load
@@ -23,7 +24,10 @@ OUTPUT_ENDINGS = (".png", ".nii", ".nii.gz", ".dcm")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is written. `format`: of DICOM, 'seg' or 'png'. `slice_axis`: instead of the one that the network was trained with."""
+    """What is written. `format`: of DICOM, 'seg' or 'png'. `slice_axis`: instead of the one that the network was trained with.
+
+    `window`: through which DICOM is seen.
+    """
 
     flips: bool = False
     probabilities: bool = False
@@ -31,6 +35,7 @@ class Wanted:
     visible: bool = False
     format: str = "seg"
     slice_axis: int | None = None
+    window: Window = "none"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ def predict_files(
     visible: bool = False,
     format: str = "seg",
     slice_axis: int | None = None,
+    window: str = "none",
     overwrite: bool = False,
     device: str = "auto",
     allow_code: bool = False,
@@ -72,6 +78,8 @@ def predict_files(
         visible: PNG of grey values that are far apart instead of class ids.
         format: of DICOM inputs: 'seg' (DICOM-SEG) or 'png'.
         slice_axis: 0, 1 or 2 (of a volume turned closest to RAS); None: as the network was trained, otherwise 2.
+        window: of DICOM inputs: 'none' (modality values), 'file' (each file's own) or centre and width as in '40,400'; the one
+            that `thrifty data import` wrote the training images with.
         overwrite: also write what is there already.
         device: auto, cpu or cuda.
         allow_code: lets ops of the form module:Class be imported.
@@ -83,11 +91,12 @@ def predict_files(
         raise ThriftyError(f"format is '{format}'; allowed are seg (DICOM-SEG) and png")
     if slice_axis not in (None, 0, 1, 2):
         raise ThriftyError(f"slice_axis is {slice_axis}; allowed are 0, 1 and 2")
+    seen_through = parse_window(window)
     predictor = load(model, device, allow_code)
     if predictor.model.overlapping and format == "seg":
         format = "png"  # a DICOM-SEG here has one segment for each pixel
     paths = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    wanted = Wanted(flips, probabilities, uncertainty, visible, format, slice_axis)
+    wanted = Wanted(flips, probabilities, uncertainty, visible, format, slice_axis, seen_through)
     return _predict(predictor, [Path(p).expanduser() for p in paths], Path(output).expanduser(), wanted, overwrite)
 
 
@@ -123,7 +132,7 @@ def predict_item(predictor: Predictor, item: Item, target: Path, wanted: Wanted)
         ThriftyError: the output cannot be written.
     """
     axis = predictor.model.slice_axis if wanted.slice_axis is None else wanted.slice_axis
-    scan = read_scan(item.kind, item.files, predictor.channels, axis)
+    scan = read_scan(item.kind, item.files, predictor.channels, axis, wanted.window)
     maps = predictor.maps(scan.slices, wanted.flips, wanted.probabilities, wanted.uncertainty)
     stem = _stem(target)
     with user_errors(target):
@@ -157,6 +166,7 @@ def manifest(predictor: Predictor, wanted: Wanted) -> dict[str, Any]:
         "visible": wanted.visible,
         "format": wanted.format,
         "slice_axis": predictor.model.slice_axis if wanted.slice_axis is None else wanted.slice_axis,
+        "window": None if wanted.window == "none" else wanted.window if wanted.window == "file" else list(wanted.window),
         "maps": [kind for kind in ("probabilities", "uncertainty") if getattr(wanted, kind)],
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from thrifty.data.cases import Unreadable
 from thrifty.data.decode import decode, is_volume, times
-from thrifty.dicom_io import DicomGeometry, read_dicom, write_seg
+from thrifty.data.dicom import NO_WINDOW, DicomImage, read_series
+from thrifty.data.segmentation_out import write_seg
+from thrifty.data.voi import Window
 from thrifty.results import write_file
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 Kind = Literal["picture", "nifti", "dicom"]
 AXIS = 2  # of a volume, for networks that were trained on pictures
 PARTS = "channel files that do not fit together"
+WINDOWLESS = "DICOM files without a window of their own (give --window CENTRE,WIDTH)"
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class Scan:
     slices: np.ndarray
     back: Callable[[np.ndarray], np.ndarray]
     image: Nifti1Image | None = None
-    geometry: DicomGeometry | None = None
+    dicom: DicomImage | None = None
 
 
-def read_scan(kind: Kind, files: Sequence[Path], channels: int, slice_axis: int | None) -> Scan:
+def read_scan(kind: Kind, files: Sequence[Path], channels: int, slice_axis: int | None, window: Window = "none") -> Scan:
     """
     Args:
         kind: of the files.
@@ -45,13 +48,16 @@ def read_scan(kind: Kind, files: Sequence[Path], channels: int, slice_axis: int 
         channels: of the network.
         slice_axis: across which volumes (turned closest to RAS) became training images; None for a network of pictures, which
             gets a volume across its last axis and DICOM slices as they are shown.
+        window: through which grey values of DICOM become 8 bits, as `thrifty data import` has it.
 
     Raises:
         Unreadable: a file is broken, or what is in it does not fit the network.
     """
-    scan = {"picture": _picture, "nifti": _nifti, "dicom": _dicom}[kind](files, slice_axis)
-    slices = _fitting(scan.slices, channels, files[0].name)
-    return Scan(scan.kind, slices, scan.back, scan.image, scan.geometry)
+    if kind == "dicom":
+        scan = _dicom(files, slice_axis, window)
+    else:
+        scan = _nifti(files, slice_axis) if kind == "nifti" else _picture(files)
+    return replace(scan, slices=_fitting(scan.slices, channels, files[0].name))
 
 
 def _fitting(slices: np.ndarray, channels: int, name: str) -> np.ndarray:
@@ -64,7 +70,7 @@ def _fitting(slices: np.ndarray, channels: int, name: str) -> np.ndarray:
     return slices
 
 
-def _picture(files: Sequence[Path], slice_axis: int | None) -> Scan:
+def _picture(files: Sequence[Path]) -> Scan:
     parts = [decode(path).values for path in files]
     if len({part.shape[:2] for part in parts}) > 1:
         raise Unreadable(PARTS, f"{files[0].name} and the others ({' and '.join(times(part.shape[:2]) for part in parts)})")
@@ -90,21 +96,24 @@ def _nifti(files: Sequence[Path], slice_axis: int | None) -> Scan:
     return Scan("nifti", slices, back, image=first)
 
 
-def _dicom(files: Sequence[Path], slice_axis: int | None) -> Scan:
-    values, geometry = read_dicom(files)
-    affine = geometry.affine
+def _dicom(files: Sequence[Path], slice_axis: int | None, window: Window) -> Scan:
+    name = files[0].name if len(files) == 1 else f"{files[0].parent.name}/ ({len(files)} files)"
+    source = read_series(files, name, window, as_volume=slice_axis is not None, call=lambda path: path.name)
+    if NO_WINDOW in source.notes:
+        raise Unreadable(WINDOWLESS, name)
+    affine = source.affine
     if slice_axis is None or affine is None:
-        return Scan("dicom", np.moveaxis(values, 3, 1), lambda maps: maps, geometry=geometry)
+        return Scan("dicom", np.moveaxis(source.values, 3, 1), lambda maps: maps, dicom=source)
     from nibabel.orientations import apply_orientation, io_orientation
 
-    volume = apply_orientation(values.transpose(2, 1, 0, 3), io_orientation(affine))  # (x, y, z, channels), closest to RAS
+    volume = apply_orientation(source.volume(), io_orientation(affine))  # (x, y, z, channels), closest to RAS
     slices = np.moveaxis(np.moveaxis(volume, 3, 0), slice_axis + 1, 0)
 
     def back(maps: np.ndarray) -> np.ndarray:
         file_order = _turned_back(_as_volume(maps, slice_axis), affine)  # (column, row, slice, ...)
         return np.moveaxis(file_order, (2, 1, 0), (0, -2, -1))
 
-    return Scan("dicom", slices, back, geometry=geometry)
+    return Scan("dicom", slices, back, dicom=source)
 
 
 def _as_volume(maps: np.ndarray, axis: int) -> np.ndarray:
@@ -139,8 +148,8 @@ def write_label_map(
     if scan.kind == "nifti":
         write_nifti(path, scan, found)
     elif path.suffix == ".dcm":
-        assert scan.geometry is not None
-        write_seg(path, found, scan.geometry, names, weights_sha256)
+        assert scan.dicom is not None
+        write_seg(path, found, scan.dicom, names, weights_sha256)
     else:
         shown = found if largest is None else found * (255 // max(1, largest))
         write_png(path, shown)

@@ -198,28 +198,8 @@ def test_series_are_told_apart(tmp_path: Path) -> None:
 
 def test_many_frames_in_one_file(tmp_path: Path) -> None:
     """Enhanced files: positions and rescale in functional groups."""
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
-
-    stack = np.random.default_rng(2).integers(0, 99, (3, 4, 5), dtype=np.uint16)
-    groups = []
-    for k in (2, 0, 1):  # frames in another order than that of their places
-        frame, place, change = Dataset(), Dataset(), Dataset()
-        place.ImagePositionPatient = [0, 0, 3.0 * k]
-        change.RescaleSlope, change.RescaleIntercept, change.RescaleType = k + 1, 0, "US"
-        frame.PlanePositionSequence = Sequence([place])
-        frame.PixelValueTransformationSequence = Sequence([change])
-        groups.append(frame)
-    shared, direction, measures = Dataset(), Dataset(), Dataset()
-    direction.ImageOrientationPatient, measures.PixelSpacing = [1, 0, 0, 0, 1, 0], [1, 1]
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Sequence([direction]), Sequence([measures])
-    tags = {
-        "NumberOfFrames": 3,
-        "PixelData": np.concatenate([stack[k] for k in (2, 0, 1)]).tobytes(),
-        "PerFrameFunctionalGroupsSequence": Sequence(groups),
-        "SharedFunctionalGroupsSequence": Sequence([shared]),
-    }
-    got = read_file(files.write(tmp_path / "a.dcm", stack[0], **tags))
+    stack = np.random.default_rng(2).integers(0, 99, (3, 4, 6), dtype=np.uint16)
+    got = read_file(files.enhanced(tmp_path / "a.dcm", stack, order=(2, 0, 1), slopes=(1, 2, 3)))
     np.testing.assert_array_equal(got.values[..., 0], stack * np.array([1, 2, 3])[:, None, None])
     assert got.frames == (1, 2, 0)
     np.testing.assert_allclose(got.affine[:3, 2], [0, 0, 3])

@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thrifty.data.cases import Unreadable
 from thrifty.data.limits import check_values
-from thrifty.data.voi import inverted, smallest_type, window_of, windowed
+from thrifty.data.voi import Window, inverted, smallest_type, window_of, windowed
 from thrifty.errors import ThriftyError
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ MODALITIES = frozenset(
 )
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # Segmentation, Label Map Segmentation
 
-Window = Literal["none", "file"] | tuple[float, float]  # modality values, the file's own window, or centre and width
+ENDINGS = (".dcm", ".dicom", ".ima")  # of files that are DICOM even without the magic word
+NO_WINDOW = "no window in the file, values kept"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def is_dicom(path: Path) -> bool:
             start = file.read(132)
     except OSError:
         return False
-    return start[128:] == b"DICM" or (path.suffix.lower() in (".dcm", ".dicom", ".ima") and len(start) > 8)
+    return start[128:] == b"DICM" or (path.suffix.lower() in ENDINGS and len(start) > 8)
 
 
 def read_header(path: Path, name: str) -> Dataset:
@@ -194,10 +195,17 @@ def read_file(path: Path, name: str = "the file", window: Window = "none") -> Di
     return read_series([path], name, window)
 
 
-def read_series(files: Sequence[Path], name: str = "the series", window: Window = "none", as_volume: bool = True) -> DicomImage:
+def read_series(
+    files: Sequence[Path],
+    name: str = "the series",
+    window: Window = "none",
+    as_volume: bool = True,
+    call: Callable[[Path], str] | None = None,
+) -> DicomImage:
     """The files of one series (any order) as one image, slices in the order of their positions along the normal.
 
     Without `as_volume` the slices need not make a volume: there is no affine, and any distances between them are fine.
+    `name` is what an error calls the series, `call(file)` (if it is given) one of its files.
 
     Raises:
         Unreadable: as `read_file`; slices of several sizes or directions, two in one place, or uneven distances between them.
@@ -208,9 +216,10 @@ def read_series(files: Sequence[Path], name: str = "the series", window: Window 
     parts: list[np.ndarray] = []
     planes, owners, uids, notes, modality = [], [], [], [], ""
     for path in files:
-        header = _read(path, name)
-        values, said = _pixels(header, name, window)
-        with header_errors(name):
+        own_name = name if call is None else call(path)
+        header = _read(path, own_name)
+        values, said = _pixels(header, own_name, window)
+        with header_errors(own_name):
             own = planes_of(header, len(values))
             uid = str(header.get("SOPInstanceUID", ""))
             modality = modality_of(header)
@@ -334,7 +343,7 @@ def _grey(header: Dataset, raw: np.ndarray, kind: str, window: Window) -> tuple[
             )
         else:
             window = "none"
-            notes.append("no window in the file, values kept")
+            notes.append(NO_WINDOW)
     if window == "none" and negative:
         values = inverted(values, header, transforms[0])
     if negative:

@@ -59,7 +59,7 @@ class _Slice:
 
 @quiet_pydicom()
 def find_series(
-    files: Iterable[Path], call: Callable[[Path], str], refuse: Callable[[Unreadable], None] | None = None
+    files: Iterable[Path], call: Callable[[Path], str], refuse: Callable[[Path, Unreadable], None] | None = None
 ) -> tuple[list[Series], list[Segmentation]]:
     """The series and the segmentations among DICOM files.
 
@@ -83,7 +83,7 @@ def find_series(
         except Unreadable as error:
             if refuse is None:
                 raise
-            refuse(error)
+            refuse(path, error)
     stacks = [stack for group in groups.values() for stack in _stacks(group)]
     return sorted(map(_series, stacks), key=lambda series: series.files), masks
 

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from thrifty.errors import ThriftyError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+Window = Literal["none", "file"] | tuple[float, float]  # modality values, the file's own window, or centre and width
 Function = tuple[str, float, float]  # LINEAR, LINEAR_EXACT or SIGMOID; centre; width
+
+
+def parse_window(text: str) -> Window:
+    """`text` as it is typed: none, file, or centre,width as in 40,400.
+
+    Raises:
+        ThriftyError: none of these, or a width below 1.
+    """
+    if text in ("none", "file"):
+        return text  # type: ignore[return-value]
+    try:
+        centre, width = (float(part) for part in text.split(","))
+        if not (np.isfinite((centre, width)).all() and width >= 1):
+            raise ValueError
+        return centre, width
+    except ValueError:
+        raise ThriftyError(f"--window is '{text}'; allowed are none, file, or centre,width as in 40,400") from None
 
 
 def window_of(header: Dataset, frame: int) -> Function | None:

@@ -50,7 +50,7 @@ def find_dicom(root: Path, wishes: Wishes) -> Found:
         return f"file {numbers[path]}"
 
     dicoms = [path for path in files if is_dicom(path)]
-    series, segmentations = find_series(dicoms, call, lambda error: found.refuse(error.name.split(" (")[0], error))
+    series, segmentations = find_series(dicoms, call, lambda path, error: found.refuse(call(path), error))
     unreadable = len(found.refused)
     if not series:
         raise ThriftyError(f"no DICOM image among the {len(files)} files of the source; {len(found.refused)} could not be read")

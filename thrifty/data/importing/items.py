@@ -12,7 +12,7 @@ import numpy as np
 
 from thrifty.data import decode
 from thrifty.data.cases import Unreadable
-from thrifty.data.dicom import Window
+from thrifty.data.voi import Window
 from thrifty.errors import ThriftyError
 
 NO_MASK = "images without mask"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from thrifty.data.dicom import Window
 from thrifty.data.importing.discover import KINDS
 from thrifty.data.importing.items import Wishes
+from thrifty.data.voi import parse_window
 from thrifty.errors import ThriftyError, nearest
 
 
@@ -31,19 +31,7 @@ def wishes_of(*, window: str, labels: list[str], salt: Path | None, **rest: Any)
         if not salt.is_file():
             raise ThriftyError(f"--salt: there is no file {salt}; make one with: head -c 32 /dev/urandom > {salt}")
         secret = salt.read_bytes()
-    return Wishes(window=_window(window), labels=_labels(labels), salt=secret, **rest)
-
-
-def _window(text: str) -> Window:
-    if text in ("none", "file"):
-        return text  # type: ignore[return-value]
-    try:
-        centre, width = (float(part) for part in text.split(","))
-        if not width >= 1:
-            raise ValueError
-        return centre, width
-    except ValueError:
-        raise ThriftyError(f"--window is '{text}'; allowed are none, file, or centre,width as in 40,400") from None
+    return Wishes(window=parse_window(window), labels=_labels(labels), salt=secret, **rest)
 
 
 def _labels(texts: list[str]) -> tuple[tuple[int, str], ...]:
