@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,9 @@ def check_study(study: Study, timing: bool = True) -> None:
     Raises:
         ThriftyError: whatever would stop the study: its data, space, budgets, or a results folder of another study.
     """
-    for line in examine(study, timing):
+    from thrifty.submit import upload_lines
+
+    for line in chain(examine(study, timing), upload_lines(Path("."))):
         print(line, flush=True)
 
 

@@ -210,6 +210,25 @@ def check(
 
 @app.command()
 @guarded
+def submit(
+    study: StudyName,
+    overrides: Overrides = None,
+    address: Annotated[str | None, typer.Option(metavar="URL", help="Of the job server, as in http://127.0.0.1:8265.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="FOLDER", help="THRIFTY_DATA as it is on the cluster.")] = None,
+    results: Annotated[str | None, typer.Option(metavar="FOLDER", help="THRIFTY_RESULTS as it is on the cluster.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show the job's log, and end with the exit code of the study.")] = True,
+) -> None:
+    """Runs a study as a job of a Ray cluster. Sends this folder, without data and results."""
+    from thrifty.submit import job_of
+    from thrifty.submit import submit as send
+
+    code = send(job_of(study, overrides or [], data, results), address, follow)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+@guarded
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained network, or of several: an ensemble.")],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Pictures, NIfTI, DICOM; files and folders.")],

@@ -512,5 +512,7 @@ def data_folder(source: str) -> Path:
 
 
 def results_folder(name: str) -> Path:
-    """The run folder of a study, below THRIFTY_RESULTS (./results by default)."""
-    return Path(os.environ.get("THRIFTY_RESULTS", "results"), name).expanduser().absolute()
+    """The run folder of a study, below THRIFTY_RESULTS (./results by default; ~/thrifty_results in a Ray job, whose working
+    folder is a copy that Ray removes)."""
+    default = "~/thrifty_results" if "working_dir_files" in Path.cwd().parts else "results"
+    return Path(os.environ.get("THRIFTY_RESULTS", default), name).expanduser().absolute()
