@@ -226,7 +226,8 @@ def test_a_class_that_no_test_case_holds_does_not_raise_the_mean(evaluated: Run)
     (network,) = summary["networks"]
     assert network["dice"]["mean"] == network["iou"]["mean"] == network["dice_volume"] == 0.0
     assert network["hd95"]["mean"] == 10.0 and network["dice_per_class"] == {"organ 1": 0.0}
-    assert summary["notes"] == [f"class organ {n} is in no test case; no mean counts it" for n in (2, 3)]
+    notes = [note for note in summary["notes"] if note.startswith("class")]
+    assert notes == [f"class organ {n} is in no test case; no mean counts it" for n in (2, 3)]
     empty = [row | {"truth_pixels": 0, "dice": 1.0} for row in rows]
     summary = summarise(STUDY, evaluated, open_prepared(evaluated), keys, [], empty, [])
     assert summary["networks"][0]["dice"]["mean"] == 1.0

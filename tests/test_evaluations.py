@@ -19,7 +19,7 @@ from small_selection import score_and_die_once, score_here, searched_by_hand
 from thrifty import scoring, selection
 from thrifty.config import Resources, Study
 from thrifty.errors import ThriftyError
-from thrifty.evaluations import Record, labelled_key
+from thrifty.evaluations import Candidate, Record, labelled_key
 from thrifty.manifest import only_driver
 from thrifty.nets.derived import DerivedNetwork
 from thrifty.nets.supernet import Supernet
@@ -89,12 +89,24 @@ def test_a_record_cut_anywhere_goes_on_to_the_same_end(made: Any, run: Run, monk
 
 def test_the_record_knows_labelled_forms(made: Any, run: Run) -> None:
     row = made[2][0]
-    genotype = from_json(row["genotype"])
+    asked = Candidate(row["group"], 0, tuple(row["by_supernet"]), {}, from_json(row["genotype"]))
     record = Record(run)
-    assert record.find(genotype) is None
+    assert record.find(asked) is None
     record.add([row])
-    assert record.find(genotype) == row == Record(run).find(genotype)
-    assert row["labelled"] == labelled_key(genotype)
+    assert record.find(asked) == row == Record(run).find(asked)
+    assert row["labelled"] == labelled_key(asked.genotype)
+
+
+def test_a_search_that_was_added_scores_what_the_others_have_scored(made: Any, run: Run) -> None:
+    """Scores of different supernets cannot be compared: a row counts for those that it holds, and the last one is the one."""
+    row = made[2][0]
+    record = Record(run)
+    record.add([row])
+    more = Candidate(row["group"], 0, (*row["by_supernet"], "added"), {}, from_json(row["genotype"]))
+    assert record.find(more) is None
+    again = row | {"by_supernet": {**row["by_supernet"], "added": 0.5}, "score": 0.5}
+    record.add([again])
+    assert record.rows == [again] == Record(run).rows and record.find(more) == again
 
 
 # -- kill -9 ----------------------------------------------------------------------------------------------------------------

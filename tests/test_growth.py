@@ -163,7 +163,10 @@ def test_a_finished_study_grows_without_redoing_anything(thrifty_run: Callable[.
     assert sorted(searches.values()) == [3000, 3000, 6000, 6000] and later_searches(run) == {3000: [later]}
     pareto = read_json(run.pareto)
     assert list(pareto["chosen"]) == ["3000", "6000"] and pareto["chosen"]["3000"] == chosen["3000"]
-    assert set(pareto["chosen"]["6000"]["by_supernet"]) >= {name for name, budget in searches.items() if budget == 6000}
+    of_6000 = {name for name, budget in searches.items() if budget == 6000}
+    assert set(pareto["chosen"]["6000"]["searches"]) == of_6000 and later not in pareto["chosen"]["3000"]["searches"]
+    scored = [row for row in read_jsonl(run.evaluations) if row["group"].startswith("b6000_")]
+    assert scored and all(set(row["by_supernet"]) >= of_6000 for row in scored)
     summary = read_json(run.summary)
     names = [
         f"{kind}_{b}{k}"

@@ -219,12 +219,12 @@ def test_each_stage_reads_its_own_cases(tmp_path: Path, read: set[str], monkeypa
     trial = run.search_trial(read_trial(run))
     item = {"run": str(run.root), "trials": [trial.folder.name], "cpus": 1, "device": "cpu"}
     read.clear()
-    scoring.score({**item, "genotypes": [read_json(trial.genotype)]})
+    scoring.score({**item, "genotype": read_json(trial.genotype)})
     assert cases["selection"] <= read and not read & cases["test"]
     read.clear()
     monkeypatch.setattr(scoring, "training_normalisation", lambda *_: search.data.weights.normalisation)
     monkeypatch.setattr("thrifty.data.batches.Batches.plain", lambda batches, step: (torch.zeros(2, 1, 32, 32), None))
-    scoring.score({**item, "genotypes": [read_json(trial.genotype)]})
+    scoring.score({**item, "genotype": read_json(trial.genotype)})
     assert read == cases["selection"], "beside statistics of training images the score is of the selection cases alone"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from thrifty.data.prepare import open_prepared
 from thrifty.errors import ThriftyError
 from thrifty.inference import labels_of, mean_dice, predict_cases
 from thrifty.losses import loss_for
-from thrifty.model import Model, load_model, save_model
+from thrifty.model import load_model, save_model
 from thrifty.nets.build import build_network
 from thrifty.networks import read_networks, trial_arguments, trial_keys
 from thrifty.results import Run, open_run, read_json, read_jsonl, read_run
@@ -79,8 +80,8 @@ def test_search_has_an_output_for_each_class_and_none_for_the_background(run: Ru
     assert found["classes"] == 2
     record = read_jsonl(run.search_trial("s").record)
     assert all(0 <= row["dice_decoded"] <= 1 for row in record) and record[-1]["loss_architecture"] > 0
-    item = {"run": str(run.root), "trials": ["s"], "genotypes": [found], "cpus": 1, "device": "cpu"}
-    ((value,),) = [one.dice for one in score(item)]
+    item = {"run": str(run.root), "trials": ["s"], "genotype": found, "cpus": 1, "device": "cpu"}
+    (value,) = score(item).dice
     assert 0 <= value <= 1
 
 
@@ -166,7 +167,7 @@ def test_model_remembers_regions_and_older_files_are_read(run: Run, tmp_path: Pa
     trial = run.retrain_trial(f"found_{BUDGET}", 0)
     network, model = load_model(trial, torch.device("cpu"))
     copy = Run(tmp_path).retrain_trial("copy", 0)
-    changed = Model(model.network, model.normalisation, model.labels, model.patch, True, (3, 1))
+    changed = replace(model, overlapping=True, region_values=(3, 1))
     save_model(copy, changed, network.state_dict())
     assert load_model(copy, torch.device("cpu"))[1] == changed
     value = json.loads(copy.model.read_text())

@@ -335,7 +335,7 @@ def test_limits_on_macs_and_latency_hold_for_whatever_is_scored(
     fastest = (costs.smallest() + most) / 2 / 10_000
     study = study_of(macs=most, latency_ms=fastest, samples=3)
     selection.run_stage(study, run)
-    macs = [count_macs(from_json(item["genotypes"][0]), patch) for item in calls]
+    macs = [count_macs(from_json(item["genotype"]), patch) for item in calls]
     assert macs and max(macs) <= min(most, 10_000 * fastest)
     assert all(count_macs(load(path), patch) <= most for path in run.genotypes().values())
     assert {row["hash"] for row in read_jsonl(run.latencies)} >= {row["hash"] for row in rows_of(run)}

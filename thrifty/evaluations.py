@@ -36,22 +36,26 @@ class Candidate:
 
 
 class Record:
-    """The scored candidates, each labelled genotype once. It grows by whole lines: what a killed driver left half written is
-    dropped when the record is opened, and scored again."""
+    """The scored candidates, each labelled genotype once: of several lines the last, which more supernets have scored. It grows
+    by whole lines: what a killed driver left half written is dropped when the record is opened, and scored again."""
 
     def __init__(self, run: Run) -> None:
         self.path = run.evaluations
         drop_torn_line(self.path)
-        self.rows = read_jsonl(self.path)
-        self.known = {row["labelled"]: row for row in self.rows}
+        self.known = {row["labelled"]: row for row in read_jsonl(self.path)}
 
-    def find(self, genotype: Genotype) -> dict[str, Any] | None:
-        return self.known.get(labelled_key(genotype))
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return list(self.known.values())
+
+    def find(self, candidate: Candidate) -> dict[str, Any] | None:
+        """Its row, if all the supernets that are to score it have done so: searches can have been added since."""
+        row = self.known.get(labelled_key(candidate.genotype))
+        return row if row is not None and set(candidate.supernets) <= row["by_supernet"].keys() else None
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         append_jsonl(self.path, rows)
         for row in rows:
-            self.rows.append(row)
             self.known[row["labelled"]] = row
 
 
@@ -71,7 +75,7 @@ def score_missing(study: Study, run: Run, record: Record, candidates: Sequence[C
 
     todo: dict[str, Candidate] = {}
     for candidate in candidates:
-        if record.find(candidate.genotype) is None:
+        if record.find(candidate) is None:
             todo.setdefault(labelled_key(candidate.genotype), candidate)
     if not todo:
         return

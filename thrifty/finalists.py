@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from thrifty.config import Study
 from thrifty.errors import ThriftyError
 from thrifty.results import Run, read_jsonl, write_json, write_text
-from thrifty.settled import in_order
+from thrifty.settled import in_order, joined_rounds
 from thrifty.space.genotype import from_json, save
 from thrifty.why import why_text
 
@@ -146,8 +146,15 @@ def write_outcome(study: Study, run: Run, rows: Sequence[Row], kept: Mapping[int
         "evaluated": len(rows),
         "networks": len(best_by_network(rows)),
         "short": _recipe(study, rounds[-1]) if rounds else None,
-        "rounds": [_round(study, one) for one in rounds],
-        "chosen": in_order(kept, "chosen", {b: _kept(found[0], KEPT, rounds, b) for b, found in ranked.items()}),
+        "rounds": joined_rounds(run, kept, [_round(study, one) for one in rounds]),
+        "chosen": in_order(
+            kept,
+            "chosen",
+            {
+                b: _kept(found[0], KEPT, rounds, b) | {"searches": [row["trial"] for row in searched if row["budget"] == b]}
+                for b, found in ranked.items()
+            },
+        ),
         "finalists": in_order(
             kept,
             "finalists",

@@ -20,9 +20,10 @@ from typing import IO, Any, TypeVar
 import yaml
 
 from thrifty import growth
-from thrifty.config import SCHEMA, Keep, Study, read_study
+from thrifty.config import SCHEMA, Keep, Study, read_study, read_values
 from thrifty.errors import ThriftyError, one_line
 
+BEFORE = (("retrain", "postprocess", "none"),)  # keys that run.yaml of older versions lack, with what was done then
 TRANSIENT = frozenset(  # storage over a network that is away for a while
     {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED}
     | {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
@@ -268,8 +269,28 @@ def open_run(root: Path, study: Study) -> Run:
     check_run(root, study)
     run = Run(root)
     if not run.study.is_file() or growth_of(root, study):
-        write_text(run.study, yaml.safe_dump({"schema": SCHEMA, **study.model_dump(mode="json")}, sort_keys=False))
+        resolved = _as_begun(run.study, study.model_dump(mode="json"))
+        write_text(run.study, yaml.safe_dump({"schema": SCHEMA, **resolved}, sort_keys=False))
     return run
+
+
+def _stored(path: Path) -> Study:
+    """The study in run.yaml. Keys that the version which wrote it did not know have their defaults, but for those whose default
+    changes what trials do: a run that began without them goes on without them, or its networks could not be compared."""
+    older = [f"{section}.{key}={value}" for section, key, value in _unknown_then(path)]
+    return read_study(path, older)
+
+
+def _as_begun(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a study as `_stored` has those of the run that it is to go on with."""
+    for section, key, value in _unknown_then(path):
+        values[section][key] = value
+    return values
+
+
+def _unknown_then(path: Path) -> list[tuple[str, str, str]]:
+    values = read_values(path) if path.is_file() else {}
+    return [one for one in BEFORE if values and one[1] not in values.get(one[0], {})]
 
 
 def growth_of(root: Path, study: Study) -> list[str]:
@@ -277,7 +298,7 @@ def growth_of(root: Path, study: Study) -> list[str]:
     path = Run(root).study
     if not path.is_file():
         return []
-    return growth.added(read_study(path).model_dump(mode="json"), study.model_dump(mode="json"))
+    return growth.added(_stored(path).model_dump(mode="json"), _as_begun(path, study.model_dump(mode="json")))
 
 
 def check_run(root: Path, study: Study) -> None:
@@ -288,8 +309,8 @@ def check_run(root: Path, study: Study) -> None:
     """
     run = Run(root)
     if run.study.is_file():
-        # Keys that the version which wrote run.yaml did not know have their defaults, as they have for trials.
-        differences = growth.differences(read_study(run.study).model_dump(mode="json"), study.model_dump(mode="json"))
+        now = _as_begun(run.study, study.model_dump(mode="json"))
+        differences = growth.differences(_stored(run.study).model_dump(mode="json"), now)
         if differences:
             raise ThriftyError(
                 f"{root} holds another study: {'; '.join(differences[:4])}; give this study another name=, "
@@ -306,7 +327,7 @@ def read_run(root: Path) -> tuple[Study, Run]:
     run = Run(root)
     if not run.study.is_file():
         raise ThriftyError(f"{root} is no run folder: it has no run.yaml; `thrifty run STUDY.yaml` makes one")
-    return read_study(run.study), run
+    return _stored(run.study), run
 
 
 @contextlib.contextmanager

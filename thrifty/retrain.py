@@ -73,7 +73,7 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
     network = build_network(spec)
     start = read_start(run, study.allow_code) if spec.name == FINETUNED else None
-    begun = begin(network, start) if start else None
+    begun = begin(network, start, prepared.store.overlapping) if start else None
     network.to(device)
     trainee = make_trainee(network, study, prepared, splits, arguments["seed"], device)
     record = run_epochs(trainee, study.retrain.epochs, trial, report)
@@ -123,7 +123,7 @@ def chosen_postprocess(study: Study, store: Store, trainee: ScratchTraining) -> 
     since one pixel then has several labels."""
     if study.retrain.postprocess == "none" or store.overlapping:
         return Postprocess()
-    indices, settings = trainee.selection, study.evaluate
+    indices, settings = trainee.selection, trainee.evaluate
     found = predict_cases(trainee.network, store, indices, trainee.normalisation, settings, trainee.device)
     return choose(((labels, store.mask(index)) for index, labels in found), store.classes)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from thrifty.config import Retrain, Study
+from thrifty.config import Evaluate, Retrain, Study
 from thrifty.data.normalise import Normalisation
 from thrifty.data.prepare import Prepared, training_normalisation
 from thrifty.errors import ThriftyError
@@ -106,11 +106,15 @@ class ScratchTraining:
                 "level, too few for batch normalisation; raise retrain.batch or data.patch"
             ) from None
 
+    @property
+    def evaluate(self) -> Evaluate:
+        """The settings of predictions, with as much smaller batches as memory has asked for in training."""
+        settings = self.study.evaluate
+        return settings.model_copy(update={"batch": max(1, settings.batch // self.easing.pieces)})
+
     def _validate(self, index: int) -> float:
         """The mean Dice on the selection cases; of equally good epochs the first one is kept."""
-        store, settings = self.batches.store, self.study.evaluate
-        settings = settings.model_copy(update={"batch": max(1, settings.batch // self.easing.pieces)})
-        dice = mean_dice(self.network, store, self.selection, self.normalisation, settings, self.device)
+        dice = mean_dice(self.network, self.batches.store, self.selection, self.normalisation, self.evaluate, self.device)
         if dice > self.best_dice:
             self.best_dice, self.best_epoch = dice, index
             self.best_weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}

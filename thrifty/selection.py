@@ -186,18 +186,24 @@ def starts(groups: Sequence[Group], pooled: int) -> Iterable[dict[str, Any]]:
     """Parameters of the first trials: what each search decoded to, their mean at several sizes, then the pool."""
     for group in groups:
         own = [k for k, trial in enumerate(group.trials) if trial in group.by_rule or not group.by_rule]
-        for source in (*(_search(k) for k in own), *(() if group.by_rule else (MEAN,))):
-            yield _params(group, source)
-        for size in SIZES:
-            yield _params(group, MEAN, size)
-    ranked = sorted({entry.hash: entry for group in groups for entry in group.pool}.values(), key=Pooled.rank)
-    fitting = (g for entry in ranked for g in groups if entry in g.pool and g.within.keep(entry.genotype))
+        for source in (_search(k) for k in own):
+            yield _params(groups, group, source)
+        for size in () if group.by_rule else (1.0, *SIZES):  # what the source's rule decodes stands for itself
+            yield _params(groups, group, MEAN, size)
+    free = [group for group in groups if not group.by_rule]
+    ranked = sorted({entry.hash: entry for group in free for entry in group.pool}.values(), key=Pooled.rank)
+    fitting = (g for entry in ranked for g in free if entry in g.pool and g.within.keep(entry.genotype))
     for group in itertools.islice(fitting, pooled):
-        yield _params(group, POOL)
+        yield _params(groups, group, POOL)
 
 
-def _params(group: Group, source: str, size: float = 1.0) -> dict[str, Any]:
-    return {"shape": group.shape, "source": source, "size": size, "stray": 0.0, "path": FREE}
+def _params(groups: Sequence[Group], group: Group, source: str, size: float = 1.0) -> dict[str, Any]:
+    return {"shape": group.shape, "source": source, "size": size, "stray": 0.0, _path(groups, group): FREE}
+
+
+def _path(groups: Sequence[Group], group: Group) -> str:
+    """What the choice of the cell path is called: shapes with other paths have one of their own."""
+    return "path" if all(set(other.paths()) == set(group.paths()) for other in groups) else f"path_{group.shape}"
 
 
 def _search(number: int) -> str:
@@ -215,8 +221,8 @@ def _ask(groups: Sequence[Group], trial: optuna.trial.Trial, history: History, s
         source = group.trials[searches.index(source) % len(group.trials)]
     size = trial.suggest_float("size", 0.0, 1.0)
     stray = trial.suggest_float("stray", 0.0, 1.0)
-    path = trial.suggest_categorical("path", [FREE, *dict.fromkeys(name for g in groups for name in g.paths())])
-    chosen = Chosen(group.shape, source, size, stray, path if path in group.paths() else FREE)
+    path = trial.suggest_categorical(_path(groups, group), [FREE, *group.paths()])
+    chosen = Chosen(group.shape, source, size, stray, path)
     rng = np.random.default_rng([seed, trial.number, group.budget])
     return Asked(trial.number, group, chosen, propose(group, chosen, history, rng))
 

@@ -5,7 +5,8 @@ Searches that were added later had no say in it. That is said in the summary, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from thrifty.results import Run, read_json, read_jsonl
@@ -19,8 +20,47 @@ def settled(run: Run) -> dict[int, Row]:
         return {}
     outcome, there = read_json(run.pareto), run.genotypes()
     chosen, finalists = outcome.get("chosen", {}), outcome.get("finalists", {})
-    rows = {int(budget): {"chosen": row, "finalists": finalists.get(budget)} for budget, row in chosen.items()}
+    epochs = (outcome.get("short") or {}).get("epochs")
+    rows = {
+        int(budget): {
+            "chosen": _complete(row, epochs),
+            "finalists": [_complete(found, epochs) for found in finalists[budget]] if budget in finalists else None,
+        }
+        for budget, row in chosen.items()
+    }
     return {budget: row for budget, row in rows.items() if budget in there}
+
+
+def _complete(row: Row, epochs: int | None) -> Row:
+    """Outcomes of older versions, which had one round only, do not say for how long each network was trained."""
+    if "short_epochs" in row:
+        return row
+    return row | {"short_epochs": epochs if row.get("short_dice") else None}
+
+
+def joined_rounds(run: Run, budgets: Iterable[int], new: Sequence[Row]) -> list[Row]:
+    """The rounds of pareto.json: those in which these budgets, which stay as they are, were chosen for, with the new ones."""
+    kept = {str(budget) for budget in budgets}
+    old = read_json(run.pareto).get("rounds", []) if kept and run.pareto.is_file() else []
+    joined = []
+    for before, after in itertools.zip_longest(old, new):
+        finalists = {b: found for b, found in (before or {}).get("finalists", {}).items() if b in kept}
+        if not finalists:
+            joined += [after] if after else []
+            continue
+        of_kept = {name for found in finalists.values() for name in found}
+        dice = {name: found for name, found in before["dice"].items() if name in of_kept}
+        both = after or {**before, "finalists": {}, "dice": {}, "seconds": 0.0}
+        together = {**finalists, **both["finalists"]}
+        joined.append(
+            both
+            | {
+                "finalists": {b: together[b] for b in sorted(together, key=int)},
+                "dice": dice | both["dice"],
+                "seconds": before["seconds"] + both["seconds"],
+            }
+        )
+    return joined
 
 
 def in_order(kept: Mapping[int, Row], key: str, new: Mapping[int, Any]) -> dict[str, Any]:
@@ -31,14 +71,11 @@ def in_order(kept: Mapping[int, Row], key: str, new: Mapping[int, Any]) -> dict[
 
 def later_searches(run: Run) -> dict[int, list[str]]:
     """By budget, the searches for it that had no say when its genotype was chosen, since they were added later."""
-    heard: dict[str, set[str]] = {}
-    for row in read_jsonl(run.evaluations):
-        heard.setdefault(row["group"], set()).update(row["by_supernet"])
     later: dict[int, list[str]] = {}
     kept = settled(run)
     for row in read_jsonl(run.candidates):
-        group = f"b{row['budget']}_w{row['width']}_d{row['levels']}"
-        if row["budget"] in kept and row["trial"] not in heard.get(group, ()):
+        heard = kept[row["budget"]]["chosen"].get("searches") if row["budget"] in kept else None
+        if heard is not None and row["trial"] not in heard:
             later.setdefault(row["budget"], []).append(row["trial"])
     return later
 

@@ -17,6 +17,7 @@ from thrifty.results import Run, Trial
 
 FINETUNED = "finetuned"
 FROM_SCRATCH = "from_scratch"
+CLASSIFIERS = ("classifier.", "head.")  # the last layer in derived networks and in the baselines
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,16 @@ def adapted(spec: NetworkSpec, name: str, channels: int, classes: int) -> Networ
     return replace(spec, name=name, channels=channels, classes=classes, budget=None, parameters=parameters)
 
 
-def begin(network: nn.Module, start: Start) -> dict[str, Any]:
+def begin(network: nn.Module, start: Start, overlapping: bool = False) -> dict[str, Any]:
     """Copies the weights and running statistics of `start` into `network`, where they fit; what result.json says of it.
 
     Only the first convolution and the classifier have other shapes, where the data has other channels or classes: those stay
-    fresh, and are named under `fresh`.
+    fresh, and are named under `fresh`. The classifier stays fresh too where classes overlap in one of the two data sets only:
+    its outputs then mean something else.
     """
     own = network.state_dict()
     fresh = [name for name, value in own.items() if start.weights[name].shape != value.shape]
+    if overlapping != start.model.overlapping:
+        fresh += [name for name in own if name.startswith(CLASSIFIERS) and name not in fresh]
     network.load_state_dict({name: own[name] if name in fresh else start.weights[name] for name in own})
     return {"network": start.model.network.name, "weights_sha256": start.weights_sha256, "fresh": fresh}

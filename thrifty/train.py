@@ -62,6 +62,7 @@ def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report) -> l
     easing = Easing()
     if content is not None:
         record, easing = _restore(trainee, content), Easing(**content["easing"])
+        trainee.easing = easing
         write_jsonl(trial.record, record)
     if notes:
         notes = [f"{'; '.join(notes)}; goes on after {len(record)} epochs"]

@@ -18,6 +18,7 @@ from thrifty.data.pairs import entry
 from thrifty.errors import ThriftyError
 from thrifty.results import read_json
 
+RGB = 3
 ADVICE = "mend these files or take them out of the folder"
 ROIS = "rois"
 LAYOUTS = "images/ and masks/ with equal file names, or the nnU-Net v2 layout (dataset.json, imagesTr/, labelsTr/)"
@@ -179,7 +180,7 @@ def _nnunet(folder: Path, data: Data) -> Source:
         if not (folder / part).is_dir():
             raise ThriftyError(f"{folder} has a dataset.json but no folder {part}/, which the nnU-Net v2 layout needs")
     images, problems = _channel_files(folder / "imagesTr", ending), Problems()
-    if ending_of(ending) in PICTURES and all(set(found) == {0} for found in images.values()):
+    if channels == RGB and ending_of(ending) in PICTURES and all(set(found) == {0} for found in images.values()):
         channels = 1  # a colour picture is one file, whose channels dataset.json names
     masks = {p.name.removesuffix(ending): p for p in sorted((folder / "labelsTr").iterdir()) if _visible(p, ending)}
     for name, found in images.items():
