@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from thrifty.export.check import Predict, agreement
+from thrifty.export.check import Predict, agreement, as_labels
 from thrifty.export.graph import graph_labels
 from thrifty.export.origin import evenly, find_origin
 from thrifty.export.program import pipeline_of
@@ -57,7 +57,7 @@ def labels_row(item: Exported, images: int) -> str:
         """As `predict_cases`, with the window of the study."""
         normalised = torch.from_numpy(np.stack([model.normalisation.apply(image) for image in pixels]))
         with evaluating(network):
-            return predict_logits(network, normalised, origin.study.evaluate).argmax(dim=1).to(torch.uint8).numpy()
+            return as_labels(predict_logits(network, normalised, origin.study.evaluate), model)
 
     batches = []
     for number, index in enumerate(evenly(store.indices(splits.test), images)):

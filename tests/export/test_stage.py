@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from export_models import DATASET, pixels, random_spec, save_random
+from small_models import smallest_genotype
 from small_study import small_run, small_study
 
 from thrifty.cli import main
@@ -25,6 +27,8 @@ from thrifty.export.origin import find_origin
 from thrifty.export.quantise import Loss
 from thrifty.export.stage import FORMATS, INT8, export_model
 from thrifty.model import load_model
+from thrifty.nets.build import genotype_spec
+from thrifty.postprocess import Postprocess
 from thrifty.results import Trial, read_json, write_json
 from thrifty.space.genotype import load
 
@@ -51,7 +55,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Everything at once: torch.export and ONNX take seconds."""
     root = tmp_path_factory.mktemp("export")
     run = small_run(root, small_study())
-    spec = random_spec("tiny", 1, width=4, levels=2)
+    spec = genotype_spec("found_1", smallest_genotype(), None)
     trial = run.retrain_trial("found_3000", 0)
     save_random(trial.folder, spec)
     write_json(run.summary, SUMMARY)
@@ -136,7 +140,9 @@ def test_card(exported: SimpleNamespace) -> None:
 
 
 def test_card_says_what_is_not_known(exported: SimpleNamespace) -> None:
-    text = model_card(Facts(exported.model, None, Told(), {"network.onnx": 1}, postprocess={"largest": [1]}))
+    assert "before that step" not in (exported.folder / "README.md").read_text()
+    cleaned = replace(exported.model, postprocess=Postprocess(largest=True))
+    text = model_card(Facts(cleaned, None, Told(), {"network.onnx": 1}))
     for needed in ("license: unknown", "Not measured", "Energy\n\nUnknown", "before that step", "Modality: not stated"):
         assert needed in text, needed
     assert "model-index" not in text

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from thrifty import __version__
+from thrifty.export.meaning import meaning, output_names
 from thrifty.inference import stride_of
 from thrifty.model import Model
 from thrifty.results import write_file, write_json, write_text
@@ -26,7 +27,7 @@ from monai.data import MetaTensor, decollate_batch
 
 
 class Evaluator:
-    """Predicts every batch of `dataloader`; each image goes with its labels (`pred`, (1, H, W) class ids) to `postprocessing`."""
+    """Predicts every batch of `dataloader`; each image goes with its labels (`pred`, (1, H, W)) to `postprocessing`."""
 
     def __init__(self, pipeline, inferer, dataloader, postprocessing, device):
         self.pipeline, self.inferer, self.dataloader = pipeline.to(device).eval(), inferer, dataloader
@@ -49,9 +50,9 @@ A MONAI bundle made by thrifty {version}. **Research use only: this is not a med
 
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir IMAGES --output_dir LABELS
 
-writes a picture of class ids for every png in IMAGES ({channels} channels, any size). Padding, normalisation and the choice of
-the class are in `scripts/network.py`, which is the network in plain torch. `monai.bundle.load` needs this folder on the Python
-path, as every bundle with scripts does. Where the model chose a clean-up of components, it is not in the bundle.
+writes a picture of labels for every png in IMAGES ({channels} channels, any size): {meaning}. Padding, normalisation and the
+choice of the class are in `scripts/network.py`, which is the network in plain torch. `monai.bundle.load` needs this folder on
+the Python path, as every bundle with scripts does. Where the model chose a clean-up of components, it is not in the bundle.
 """
 
 
@@ -68,12 +69,13 @@ def write_bundle(folder: Path, model: Model, network: nn.Module, source: str, fa
     write_text(folder / "scripts" / "network.py", source)
     write_text(folder / "scripts" / "evaluator.py", EVALUATOR)
     write_json(folder / "configs" / "metadata.json", _metadata(model, stride_of(network), facts))
-    write_json(folder / "configs" / "inference.json", _inference(stride_of(network)))
-    text = README.format(name=model.network.name, version=__version__, channels=model.network.channels)
+    write_json(folder / "configs" / "inference.json", _inference())
+    name, channels = model.network.name, model.network.channels
+    text = README.format(name=name, version=__version__, channels=channels, meaning=meaning(model))
     write_text(folder / "docs" / "README.md", text)
 
 
-def _inference(stride: int) -> dict[str, Any]:
+def _inference() -> dict[str, Any]:
     transposed = {"_target_": "Transposed", "indices": [0, 2, 1]}  # MONAI reads pictures as (columns, rows)
     return {
         "imports": ["$import glob", "$import numpy"],
@@ -85,12 +87,7 @@ def _inference(stride: int) -> dict[str, Any]:
         "datalist": "$sorted(glob.glob(@dataset_dir + '/*.png'))",
         "network_def": {"_target_": "scripts.network.Network"},
         "network": "$@network_def.to(@device)",
-        "pipeline": {
-            "_target_": "scripts.network.Pipeline",
-            "network": "@network",
-            "stride": stride,
-            "normalise": {"_target_": "scripts.network.normalisation"},
-        },
+        "pipeline": {"_target_": "scripts.network.pipeline_of", "network": "@network"},
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -135,7 +132,7 @@ def _inference(stride: int) -> dict[str, Any]:
 
 
 def _metadata(model: Model, stride: int, facts: dict[str, str]) -> dict[str, Any]:
-    spec, labels = model.network, dict(enumerate(model.labels))
+    spec = model.network
     sizes = {"spatial_shape": [f"{stride}*n", f"{stride}*n"], "dtype": "float32", "is_patch_data": False}
     return {
         "schema": META_SCHEMA,
@@ -153,7 +150,7 @@ def _metadata(model: Model, stride: int, facts: dict[str, str]) -> dict[str, Any
         "data_source": facts["data_source"],
         "data_type": "png",
         "image_classes": f"{spec.channels} channels of raw pixels",
-        "pred_classes": "; ".join(f"{index} is {label}" for index, label in labels.items()),
+        "pred_classes": meaning(model),
         "intended_use": "Research only. This is not a medical device.",
         "network_data_format": {
             "inputs": {
@@ -174,7 +171,7 @@ def _metadata(model: Model, stride: int, facts: dict[str, str]) -> dict[str, Any
                     "num_channels": spec.classes,
                     **sizes,
                     "value_range": [],
-                    "channel_def": {str(index): label for index, label in labels.items()},
+                    "channel_def": {str(index): label for index, label in enumerate(output_names(model))},
                 }
             },
         },

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from thrifty import __version__
+from thrifty.export.meaning import meaning
 from thrifty.export.origin import Origin
 from thrifty.export.quantise import Loss
 from thrifty.model import Model
@@ -36,7 +37,6 @@ class Facts:
     origin: Origin | None
     told: Told
     files: Mapping[str, int]
-    postprocess: Any = None  # of model.json: what is done with components after the network
     loss: Loss | None = None
     notes: Sequence[str] = ()
 
@@ -77,13 +77,12 @@ def _head(facts: Facts) -> list[str]:
     spec = facts.model.network
     made = {"genotype": "a genotype of a search space", "unet": "a U-Net", "unetpp": "a UNet++"}[spec.kind]
     made += f" (`{spec.genotype.space}`)" if spec.genotype else ""
-    classes = ", ".join(f"{k} {label}" for k, label in enumerate(facts.model.labels))
     return [
         f"# {spec.name}",
         "",
         f"A network of {spec.parameters:,} parameters that segments 2-D medical images, {made}; made by thrifty {__version__}.",
         "",
-        f"Input: {spec.channels} channel{'s' if spec.channels > 1 else ''} of raw pixels. Output: class ids ({classes}).",
+        f"Input: {spec.channels} channel{'s' if spec.channels > 1 else ''} of raw pixels. Output: {meaning(facts.model)}.",
     ]
 
 
@@ -105,19 +104,23 @@ def _limits(facts: Facts) -> list[str]:
         f"- Trained on patches of {patch} pixels. Any size is taken (grown to multiples of {stride} by mirroring), but objects "
         "much larger or smaller than in training are likely to be missed. Images are not resampled to a spacing.",
         f"- {whole}, so that labels of such images can differ a little.",
-        f"- The classes exclude each other: every pixel has one of {spec.classes}.",
+        f"- {_classes(model)}",
     ]
-    if facts.postprocess:
+    if model.postprocess.steps and not model.overlapping:
         lines.append(
             "- `thrifty predict` cleans the labels up afterwards, as chosen on the selection cases "
-            f"({_plain(facts.postprocess)}). Connected components "
+            f"({model.postprocess.name}). Connected components "
             "cannot be part of ONNX or torch.export: **the exported files give the labels before that step.**"
         )
     return ["## Limits", "", *lines]
 
 
-def _plain(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False).strip().removesuffix("\n...")
+def _classes(model: Model) -> str:
+    if not model.overlapping:
+        return f"The classes exclude each other: every pixel has one of {model.network.classes}."
+    text = "The classes may overlap: each is claimed where its own probability, a sigmoid, is above 1/2."
+    hidden = " The labels hide a class where a later one is claimed; the probabilities (`--probabilities`) show each."
+    return text + (hidden if model.region_values else "")
 
 
 def _data(facts: Facts) -> list[str]:
@@ -225,7 +228,7 @@ def _howto(facts: Facts) -> list[str]:
             "import torch",
             "from network import load  # network.py: plain torch",
             "",
-            'labels = load("weights.safetensors")(pixels)  # (B, C, H, W) float32 raw pixels -> (B, H, W) class ids',
+            'labels = load("weights.safetensors")(pixels)  # (B, C, H, W) float32 raw pixels -> (B, H, W) labels',
             "```",
             "",
         ]

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from thrifty.config import Phantoms
+from thrifty.data.labels import label_map
 from thrifty.data.phantoms import phantom_source
 from thrifty.errors import ThriftyError
-from thrifty.inference import evaluating, forward_padded, stride_of
+from thrifty.inference import evaluating, forward_padded, labels_of, stride_of
 from thrifty.model import Model
 
 LEAST = 0.9999  # of the pixels have to be equal
 LARGEST = 256  # pixels: sides of the images made up are no larger
 
 Predict = Callable[[np.ndarray], np.ndarray]
-"""Raw pixels (B, channels, H, W) float32 to labels (B, H, W) uint8."""
+"""Raw pixels (B, channels, H, W) float32 to labels (B, H, W), what `Predictor` gives without post-processing."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,15 @@ def reference(network: nn.Module, model: Model) -> Predict:
     def predict(pixels: np.ndarray) -> np.ndarray:
         images = np.stack([model.normalisation.apply(image) for image in pixels])
         with evaluating(network):
-            return forward_padded(network, torch.from_numpy(images)).argmax(dim=1).to(torch.uint8).numpy()
+            return as_labels(forward_padded(network, torch.from_numpy(images)), model)
 
     return predict
+
+
+def as_labels(logits: Tensor, model: Model) -> np.ndarray:
+    """(B, H, W) of logits (B, classes, H, W): class ids; where classes overlap a label map by their rule, or else bit sets."""
+    found = labels_of(logits, model.overlapping).cpu().numpy()
+    return label_map(found, model.region_values) if model.region_values else found
 
 
 def agreement(predict: Predict, expected: Predict, images: Iterable[np.ndarray]) -> Agreement:

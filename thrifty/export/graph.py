@@ -13,6 +13,7 @@ import torch
 
 from thrifty import __version__
 from thrifty.export.check import Predict
+from thrifty.export.meaning import meaning
 from thrifty.export.program import known_warnings
 from thrifty.model import Model
 
@@ -26,7 +27,7 @@ AXES = {0: "batch", 2: "height", 3: "width"}
 
 def save_graph(program: ExportedProgram, path: Path, model: Model, probabilities: bool) -> None:
     """Writes the ONNX of a program: input pixels (batch, channels, height, width) float32, output labels (batch, height, width)
-    uint8 and, where the program has them, probabilities (batch, classes, height, width)."""
+    (of `labels_of`) and, where the program has them, probabilities (batch, classes, height, width)."""
     import onnx
 
     names = [LABELS, PROBABILITIES] if probabilities else [LABELS]
@@ -63,7 +64,8 @@ def _tidied(proto: ModelProto, model: Model) -> ModelProto:
             value.type.tensor_type.shape.dim[axis].dim_param = name
     proto.producer_name, proto.producer_version = "thrifty", __version__
     graph.name = model.network.name
-    onnx.helper.set_model_props(proto, {"labels": "\n".join(model.labels), "use": "research only, not a medical device"})
+    use = "research only, not a medical device"
+    onnx.helper.set_model_props(proto, {"labels": "\n".join(model.labels), "meaning": meaning(model), "use": use})
     return proto
 
 

@@ -36,14 +36,25 @@ def cut_back(values: Tensor, height: int, width: int, stride: int) -> Tensor:
     return values.index_select(2, rows).index_select(3, columns)
 
 
-def labels_of(logits: Tensor) -> Tensor:
-    """Class ids (B, H, W) uint8 of logits (B, classes, H, W); of equal logits the first class."""
-    return logits.argmax(dim=1).to(torch.uint8)
+def labels_of(logits: Tensor, overlapping: bool = False, region_values: tuple[int, ...] = ()) -> Tensor:
+    """Labels (B, H, W) of logits (B, classes, H, W), uint8 (int64 only for region values above 255).
+
+    Of exclusive classes the id of the most likely one, of equal logits the first. Overlapping classes are claimed where their
+    logits are above 0: class after class writes its `region_values` over those before it; without these, labels are bit sets (1
+    for the first class, 2 for the second, 4 for the third, ..., their sum for several).
+    """
+    if not overlapping:
+        return logits.argmax(dim=1).to(torch.uint8)
+    labels = torch.zeros_like(logits[:, 0], dtype=torch.int64)
+    for k in range(logits.shape[1]):
+        claimed = logits[:, k] > 0
+        labels = labels.masked_fill(claimed, region_values[k]) if region_values else labels + claimed.long() * 2**k
+    return labels if max(region_values, default=0) > 255 else labels.to(torch.uint8)
 
 
-def probabilities_of(logits: Tensor) -> Tensor:
-    """(B, classes, H, W), adding up to 1 over the classes."""
-    return torch.softmax(logits, dim=1)
+def probabilities_of(logits: Tensor, overlapping: bool = False) -> Tensor:
+    """(B, classes, H, W), adding up to 1 over the classes; where these overlap each has its own."""
+    return torch.sigmoid(logits) if overlapping else torch.softmax(logits, dim=1)
 
 
 class DatasetNormalisation(nn.Module):
@@ -90,19 +101,28 @@ def percentile(ordered: Tensor, per_mille: int) -> Tensor:
 
 
 class Pipeline(nn.Module):
-    """Raw pixels (B, channels, H, W) float32 of any size to labels (B, H, W) uint8, and on request also probabilities.
+    """Raw pixels (B, channels, H, W) float32 of any size to labels (B, H, W) as of `labels_of`, on request also probabilities.
 
     Pixels are as the files hold them (0 to 255 in 8 bit), neither scaled nor normalised. `network` takes sizes that are multiples
     of `stride`. The image goes through it whole: no sliding window.
     """
 
-    def __init__(self, network: nn.Module, stride: int, normalise: nn.Module, probabilities: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        stride: int,
+        normalise: nn.Module,
+        probabilities: bool = False,
+        overlapping: bool = False,
+        region_values: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         self.network, self.stride, self.normalise = network, stride, normalise
-        self.probabilities = probabilities
+        self.probabilities, self.overlapping, self.region_values = probabilities, overlapping, region_values
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         height, width = pixels.shape[-2:]
         logits = self.network(pad_to_stride(self.normalise(pixels), self.stride))
         logits = cut_back(logits, height, width, self.stride)
-        return (labels_of(logits), probabilities_of(logits)) if self.probabilities else labels_of(logits)
+        labels = labels_of(logits, self.overlapping, self.region_values)
+        return (labels, probabilities_of(logits, self.overlapping)) if self.probabilities else labels

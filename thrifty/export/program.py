@@ -31,7 +31,8 @@ def pipeline_of(network: nn.Module, model: Model, probabilities: bool) -> Pipeli
     else:
         normalise = DatasetNormalisation(list(n.mean), list(n.std), list(n.low), list(n.high))
     network.to(memory_format=torch.contiguous_format)  # pyrefly: ignore[no-matching-overload]
-    return Pipeline(network, stride_of(network), normalise, probabilities).eval()
+    stride = stride_of(network)
+    return Pipeline(network, stride, normalise, probabilities, model.overlapping, model.region_values).eval()
 
 
 def traced(pipeline: Pipeline, channels: int) -> ExportedProgram:

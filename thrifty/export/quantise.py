@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from thrifty.data.labels import IGNORED, counted, label_map
 from thrifty.export.check import Predict
 from thrifty.export.graph import INPUT
 from thrifty.metrics import foreground_dice
+from thrifty.model import Model
 
 QUANTISED = ("Conv", "ConvTranspose")  # by type of node; the rest, normalisation and labels with it, stays float
 
@@ -102,15 +104,27 @@ def _ends(graph: Path) -> list[str]:
     return [convolutions[0], convolutions[-1]]
 
 
-def dice_loss(before: Predict, after: Predict, cases: Sequence[tuple[np.ndarray, np.ndarray]], classes: int) -> Loss:
-    """Of two predictions of cases: (image (channels, H, W), mask (H, W))."""
+def dice_loss(before: Predict, after: Predict, cases: Sequence[tuple[np.ndarray, np.ndarray]], model: Model) -> Loss:
+    """Of two predictions of cases: (image (channels, H, W), mask (H, W) as stored)."""
 
     def mean(predict: Predict) -> float:
-        return float(
-            np.mean([foreground_dice(predict(image[None].astype(np.float32))[0], mask, classes) for image, mask in cases])
-        )
+        found = [(predict(image[None].astype(np.float32))[0], mask) for image, mask in cases]
+        return float(np.mean([label_dice(labels, mask, model) for labels, mask in found]))
 
     return Loss(len(cases), mean(before), mean(after))
+
+
+def label_dice(labels: np.ndarray, mask: np.ndarray, model: Model) -> float:
+    """Mean foreground Dice of exported labels (H, W) against a stored mask (H, W).
+
+    A label map of regions does not say which classes it hides; it is compared with that of the mask, number by number.
+    """
+    values = model.region_values
+    if not values:
+        return foreground_dice(labels, mask, model.network.classes, overlapping=model.overlapping)
+    numbers = [0, *sorted(set(values))]
+    truth = np.where(counted(mask), np.searchsorted(numbers, label_map(mask, values)), IGNORED)
+    return foreground_dice(np.searchsorted(numbers, labels), truth, len(numbers))
 
 
 def as_json(loss: Loss) -> dict[str, Any]:

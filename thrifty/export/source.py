@@ -12,6 +12,7 @@ from textwrap import dedent
 from thrifty.errors import ThriftyError
 from thrifty.export import pipeline
 from thrifty.export.layers import cell_class, layer_classes, network_class
+from thrifty.export.meaning import meaning
 from thrifty.model import Model
 from thrifty.nets import baselines
 from thrifty.nets.build import NetworkSpec
@@ -24,9 +25,9 @@ HEADER = '''\
 Made by thrifty {version}; needs torch, numpy and safetensors, not thrifty. The whole way from raw pixels to labels:
 
     pipeline = load("weights.safetensors")
-    labels = pipeline(pixels)  # (B, {channels}, H, W) float32 as in the files, any size -> (B, H, W) class ids
+    labels = pipeline(pixels)  # (B, {channels}, H, W) float32 as in the files, any size -> (B, H, W)
 
-Class ids: {labels}.
+Labels are {meaning}.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from torch import Tensor, nn
 FOOTER = '''\
 STRIDE = {stride}
 LABELS = {labels!r}
+OVERLAPPING = {overlapping}
+REGION_VALUES = {region_values}
 
 
 def normalisation() -> nn.Module:
@@ -57,9 +60,14 @@ def load_network(weights: str) -> Network:
     return network.eval()
 
 
+def pipeline_of(network: Network, probabilities: bool = False) -> Pipeline:
+    """Raw pixels to labels by a network, and to probabilities where asked for."""
+    return Pipeline(network, STRIDE, normalisation(), probabilities, OVERLAPPING, REGION_VALUES).eval()
+
+
 def load(weights: str, probabilities: bool = False) -> Pipeline:
-    """Raw pixels to labels, and to probabilities where asked for."""
-    return Pipeline(load_network(weights), STRIDE, normalisation(), probabilities).eval()
+    """The same with the weights of a file."""
+    return pipeline_of(load_network(weights), probabilities)
 '''
 
 
@@ -69,14 +77,14 @@ def network_source(model: Model, version: str) -> str:
     Raises:
         ThriftyError: the network has an op of the user's own, whose code is not thrifty's to copy.
     """
-    spec, labels = model.network, ", ".join(f"{k} {label}" for k, label in enumerate(model.labels))
+    spec = model.network
     header = HEADER.format(
         name=quoted(spec.name),
         channels=spec.channels,
         classes=spec.classes,
         parameters=spec.parameters,
         version=version,
-        labels=quoted(labels),
+        meaning=quoted(meaning(model)),
     )
     if spec.genotype is None:
         parts, stride = _baseline(spec), 2 ** (len(spec.filters or baselines.FILTERS) - 1)
@@ -86,6 +94,8 @@ def network_source(model: Model, version: str) -> str:
     footer = FOOTER.format(
         stride=stride,
         labels=model.labels,
+        overlapping=model.overlapping,
+        region_values=model.region_values,
         normalisation=normalisation_source(model),
         channels=spec.channels,
         classes=spec.classes,

@@ -26,7 +26,7 @@ from thrifty.export.quantise import Loss, as_json, dice_loss, save_quantised
 from thrifty.export.source import network_source
 from thrifty.inference import stride_of
 from thrifty.model import Model, load_model
-from thrifty.results import Trial, make_folder, read_json, umask, user_errors, write_json, write_text
+from thrifty.results import Trial, make_folder, umask, user_errors, write_json, write_text
 from thrifty.space.genotype import save
 
 SCHEMA = 1
@@ -186,7 +186,7 @@ def _checked_source(export: Export, text: str) -> Agreement:
     exec(compile(text, "network.py", "exec"), names)
     network = names["Network"]()
     network.load_state_dict(dict(export.network.state_dict()))
-    pipeline = names["Pipeline"](network, names["STRIDE"], names["normalisation"]()).eval()
+    pipeline = names["pipeline_of"](network)
 
     def predict(pixels: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -242,13 +242,12 @@ def _write_quantised(export: Export, graph: Path, images: Sequence[np.ndarray] |
     print(f"quantising, calibrated on {len(images)} images", flush=True)
     save_quantised(graph, path, batches(images))
     if cases:
-        export.loss = dice_loss(graph_labels(graph), graph_labels(path), cases, export.model.network.classes)
+        export.loss = dice_loss(graph_labels(graph), graph_labels(path), cases, export.model)
     shutil.rmtree(export.folder / ".scratch", ignore_errors=True)
 
 
 def _facts(export: Export) -> Facts:
-    post = read_json(export.trial.model).get("postprocess")
-    return Facts(export.model, export.origin, export.told, _sizes(export.folder), post, export.loss, export.notes)
+    return Facts(export.model, export.origin, export.told, _sizes(export.folder), export.loss, export.notes)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
