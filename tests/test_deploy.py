@@ -1,5 +1,5 @@
-"""The files of deploy/, as far as they can be checked without a cloud: Ray's own schema for `ray up`; for KubeRay, whose schema no
-package ships, one of the fields that its documentation names; the instructions of the Dockerfile."""
+"""The files of deploy/, as far as they can be checked without a cloud: Ray's own schema for `ray up`; for KubeRay, whose schema
+no package ships, one of the fields that its documentation names; the instructions of the Dockerfile."""
 
 from __future__ import annotations
 

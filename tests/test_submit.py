@@ -1,5 +1,5 @@
-"""`thrifty submit`: what is sent, what is refused, and whose exit code it ends with. The server is a stand-in here; a real cluster
-is in tests/test_submit_long.py."""
+"""`thrifty submit`: what is sent, what is refused, and whose exit code it ends with. The server is a stand-in here; a real
+cluster is in tests/test_submit_long.py."""
 
 from __future__ import annotations
 
