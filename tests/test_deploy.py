@@ -87,10 +87,9 @@ def test_clusters_for_ray_up_are_of_rays_schema(name: str) -> None:
         jsonschema.validate({**cluster, "max_worker": 1}, schema)
     types = cluster["available_node_types"]
     assert cluster["head_node_type"] in types and types["head"]["resources"] == {"CPU": 0}
+    assert types["gpu_spot"]["min_workers"] >= 1, "a study is refused while no machine can take a trial"
     spot = types["gpu_spot"]["node_config"]
-    assert (
-        spot.get("InstanceMarketOptions", {}).get("MarketType") == "spot" or {"provisioningModel": "SPOT"} in spot["scheduling"]
-    )
+    assert spot.get("InstanceMarketOptions", {}).get("MarketType") == "spot" or spot["scheduling"]["provisioningModel"] == "SPOT"
     assert "spot" not in json.dumps(types["head"]["node_config"]).lower()
     (start,) = [command for command in cluster["head_start_ray_commands"] if command.startswith("ray start")]
     assert "--dashboard-host=127.0.0.1" in shlex.split(start) and "0.0.0.0" not in start
