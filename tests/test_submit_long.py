@@ -119,7 +119,8 @@ def test_a_study_is_submitted_stopped_submitted_again_and_ends_as_the_job_does(p
     first = program(*submit)
     wait_for(lambda: any(len(read_jsonl(path)) >= 2 for path in run.glob("search/*/epochs.jsonl")) or first.poll() is not None)
     job = next(line for line in first.stdout or [] if line.startswith("job raysubmit_")).split()[1]
-    assert program(str(SCRIPTS / "ray"), "job", "stop", job).wait(120) == 0
+    stop = program(str(SCRIPTS / "ray"), "job", "stop", job)
+    assert stop.communicate(timeout=120) and stop.returncode == 0
     out, err = first.communicate(timeout=120)
     assert first.returncode == 2 and f"the job {job} was stopped" in err and "Traceback" not in out + err
     (records,) = run.glob("search/*/epochs.jsonl")
