@@ -73,7 +73,7 @@ def test_version_and_help(call: Call) -> None:
     code, out, _ = call("--help")
     assert code == 0
     stages = ("run", "search", "select", "retrain", "evaluate", "report")
-    for verb in (*stages, "check", "predict", "export", "data", "ls", "show", "cp", "doctor"):
+    for verb in (*stages, "check", "submit", "predict", "export", "data", "ls", "show", "cp", "doctor"):
         assert f"  {verb} " in out
 
 

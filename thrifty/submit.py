@@ -238,6 +238,7 @@ def client_of(place: str) -> Any:
         from ray.job_submission import JobSubmissionClient
     except ImportError:
         raise ThriftyError("submitting needs Ray's job client: pip install 'thrifty[cluster]', which is ray[default]") from None
+    logging.getLogger("ray._private.runtime_env.working_dir").setLevel(logging.ERROR)  # what is left out by default
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ["RAY_API_SERVER_ADDRESS"] = place  # which Ray puts above its argument
