@@ -136,7 +136,7 @@ def trials_line(study: Study, settings: Sequence[Setting], networks: int) -> str
 
 
 def seeds_line(study: Study, run: Run) -> str:
-    """How many retraining seeds tell a difference of Dice, from the spread in an earlier state of this run or else a prior one."""
+    """Retraining seeds that tell a difference of Dice, from the spread in what the run folder holds, or else from a prior one."""
     from thrifty.statistics.power import PRIOR_SD, detectable, seeds_needed
     from thrifty.statistics.study import POINTS, pooled_sd
 

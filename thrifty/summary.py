@@ -24,6 +24,7 @@ from thrifty.results import Run, read_json
 from thrifty.settled import notes_on_later_searches
 from thrifty.start import FINETUNED
 from thrifty.statistics.patients import by_patient, interval
+from thrifty.statistics.stability import stability
 from thrifty.statistics.study import statistics
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def summarise(
         "notes": [*notes(study, list(specs)), *notes_on_later_searches(run), *class_notes(rows), *postprocess_notes(run, keys)],
         "searches": trial_results(run, "search"),
         "statistics": statistics(run, networks, counted[0]),
+        "stability": stability(study, run),
         "cost": ledger(run)["cost"],
     }
 

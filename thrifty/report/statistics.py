@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from thrifty.report.elements import ABSENT, table
+from thrifty.report.elements import ABSENT, number, table
 
 Row = Mapping[str, Any]
 TEST_COLUMNS = ("found network", "against", "difference, points", "p (Wilcoxon)", "p (Holm)", "patients")
 TEST_NOTE = (
-    "Two-sided Wilcoxon signed-rank tests of Dice paired by patient, seeds averaged; `p (Holm)` allows for all the comparisons of "
-    "the table. They ask whether these trained networks differ on other patients, not whether other seeds would differ too."
+    "Two-sided Wilcoxon signed-rank tests of Dice paired by patient, seeds averaged; `p (Holm)` allows for all comparisons "
+    "of the table. They ask whether these trained networks differ on other patients, not whether other seeds would differ too."
 )
 
 
@@ -40,8 +40,8 @@ def probability(value: float | None) -> str:
 
 
 def _luck(row: Row) -> str:
-    head = f"`{row['found']}`: for what its search and selection cost ({row['search_hours']:.3f} {row['unit']}) a random search trains"
-    head = f"{head} {row['draws']} genotypes"
+    cost = f"{row['search_hours']:.3f} {row['unit']}"
+    head = f"`{row['found']}`: for what its search and selection cost ({cost}) a random search trains {row['draws']} genotypes"
     if row["probability"] is None:
         return f"{head}; {row['random']} random genotypes are too few to say how likely the best of them is at least as good."
     low, high = row["ci95"]
@@ -71,4 +71,57 @@ def _variance(row: Row) -> str:
 
 
 def _levels(levels: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} {name.replace('_', ' ')}s" for name, number in levels.items())
+    return ", ".join(f"{count} {name.replace('_', ' ')}s" for name, count in levels.items())
+
+
+STABILITY_COLUMNS = (
+    "budget",
+    "searches",
+    "networks",
+    "kappa of ops",
+    "kappa of paths",
+    "distance",
+    "by chance",
+    "p",
+    "collapsed",
+)
+STABILITY_NOTE = (
+    "Of the searches of a setting: how many different networks they decoded; Fleiss' kappa over edges and over diagonals (1: all "
+    "agree, 0: as much as the shares of the categories alone); the mean number of choices in which two of them differ. `by "
+    "chance`: that distance between random genotypes of the same size, with its 95 % range; p: how often these are as near."
+)
+
+
+def stability_section(found: Row | None) -> list[str]:
+    """Nothing where the summary is of a version without it, or where there are no searches."""
+    if not found or not found["settings"]:
+        return []
+    lines = ["## Stability", table(STABILITY_COLUMNS, [_setting_row(row) for row in found["settings"]]), STABILITY_NOTE]
+    known = [row for row in found["rank_correlation"] if row["tau"] is not None]
+    facts = [_consensus(row) for row in found["settings"] if row["consensus"]] + [_tau(row) for row in known]
+    return [*lines, "\n".join(f"- {fact}" for fact in facts)] if facts else lines
+
+
+def _setting_row(row: Row) -> list[str]:
+    head = [f"{row['budget']:,}", str(len(row["seeds"])), str(row["networks"])]
+    collapsed = str(len(row["collapsed"]))
+    if not row["agreement"]:
+        return [*head, *[ABSENT] * 5, collapsed]
+    ops, paths, apart = (row["agreement"][name] for name in ("op_kappa", "path_kappa", "distance"))
+    chance = apart["chance"]
+    span = ABSENT if chance["mean"] is None else f"{chance['mean']:.1f} ({chance['low']:.1f} to {chance['high']:.1f})"
+    kappas = [number(one["value"], 2) for one in (ops, paths)]
+    return [*head, *kappas, number(apart["value"], 1), span, number(chance["p"], 3), collapsed]
+
+
+def _consensus(row: Row) -> str:
+    found = row["consensus"]
+    by = f"found by {', '.join(found['trials'])}" if found["trials"] else "found by no search as it is"
+    shape = f"width {row['width']}, {row['levels']} levels"
+    return f"budget {row['budget']:,} ({shape}): consensus genotype `{found['hash']}`, {found['parameters']:,} parameters, {by}."
+
+
+def _tau(row: Row) -> str:
+    where = "all budgets together" if row["budget"] is None else f"budget {row['budget']:,}"
+    ranks = f"Kendall's tau of inherited scores with Dice after {row['against']}"
+    return f"{where}: {ranks} {row['tau']:.2f} (p {row['p']:.3f}, {row['networks']} networks)."

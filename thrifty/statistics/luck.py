@@ -15,8 +15,8 @@ FEWEST = 3  # random genotypes below which their spread says too little
 
 @dataclass(frozen=True)
 class Luck:
-    """`draws`: random genotypes that the money of the search trains. `p`: that one of them does at least as well, by the normal
-    distribution of the random Dice; `p_empirical`: the share that did. `probability` is 1 - (1 - p)^draws, `ci95` its interval."""
+    """`draws`: random genotypes that the cost of the search would train. `p`: that one of them does at least as well, by the
+    normal distribution of the random Dice; `p_empirical`: the share that did. `probability`: 1 - (1 - p)^draws."""
 
     random: int
     draws: int

@@ -1,9 +1,9 @@
 """What the spread of Dice comes from: variance components of a balanced, fully crossed random-effects model.
 
-y = mean + sum of one random effect for every non-empty set S of factors. Method of moments (analysis of variance): the mean squares
-have E[MS_S] = sum over T that contain S of sigma2_T * (product of the levels of the factors outside T), which is solved for
-sigma2_S by inclusion and exclusion. Where none comes out negative they are also the REML estimates. Source: Searle, Casella,
-McCulloch, "Variance Components" (1992), chapter 4.
+y = mean + sum of one random effect for every non-empty set S of factors. Method of moments (analysis of variance): E[MS_S] = sum
+over all T that contain S of sigma2_T * (product of the levels of the factors outside T), solved for sigma2_S by inclusion
+and exclusion. Where none comes out negative they are also the REML estimates. Source: Searle, Casella, McCulloch, "Variance
+Components" (1992), chapter 4.
 """
 
 from __future__ import annotations
