@@ -21,7 +21,7 @@ def paired_tests(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
     Args:
         scores: Dice by network and patient, seeds averaged within a patient.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for found in (name for name in scores if name.startswith("found_")):
         for against, members in rivals(found, list(scores)):
             values = differences(scores[found], [scores[name] for name in members])

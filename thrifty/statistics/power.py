@@ -6,6 +6,7 @@ Source: Cohen, "Statistical Power Analysis for the Behavioral Sciences", 2nd ed.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 ALPHA = 0.05
 POWER = 0.8
@@ -58,4 +59,5 @@ def detectable(sd: float, seeds: int, wanted: float = POWER) -> float | None:
         return None
     if sd <= 0:
         return 0.0
-    return float(sd * brentq(lambda ratio: power(ratio, 1.0, seeds) - wanted, 1e-6, SURE * math.sqrt(2 / seeds)))
+    ratio: Any = brentq(lambda ratio: power(ratio, 1.0, seeds) - wanted, 1e-6, SURE * math.sqrt(2 / seeds))
+    return sd * float(ratio)
