@@ -91,8 +91,8 @@ def _consensus(study: Study, run: Run, rows: Sequence[Row], genotypes: Sequence[
 def rank_correlations(run: Run, allow_code: bool = False) -> list[dict[str, Any]]:
     """Kendall's tau between what supernets and trainings said of the same networks.
 
-    For each budget: inherited scores of the finalists against their Dice after a short training; over all budgets: inherited scores of
-    retrained networks that were candidates against their Dice on the selection cases. Both need three networks.
+    For each budget: inherited scores of the finalists against their Dice after a short training. Over all budgets: inherited
+    scores of retrained networks that were candidates against their Dice on the selection cases. Both need three networks.
     """
     pareto = read_json(run.pareto) if run.pareto.is_file() else {}
     rows = []
