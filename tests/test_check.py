@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from thrifty.check import Pace, check_study, examine
+from thrifty.check import Pace, check_study, examine, seeds_line
 from thrifty.config import Retrain, Study
 from thrifty.errors import ThriftyError
-from thrifty.results import open_run
+from thrifty.results import Run, open_run, write_json
 from thrifty.space.cost import Costs, count
 from thrifty.space.schema import load_space
 from thrifty.space.size import all_genotypes
@@ -61,6 +61,18 @@ def test_the_cost_is_timed_here_for_every_kind_of_trial(results: Path, capsys: p
     assert "cost of select short trainings for found_9000: 6 x about" in printed and printed.count("cost of select") == 2
     assert "cost of retrain found_6000 and random genotypes: 18 x about" in printed
     assert "cost: about" in printed and not results.exists()
+
+
+def test_seeds_for_a_difference_come_from_a_prior_spread_or_from_results(tmp_path: Path) -> None:
+    """Effects of 0.5, 1 and 2 sd: 64, 17 and 6 seeds in Cohen's table 2.4.1."""
+    prior = seeds_line(make_study(), Run(tmp_path))
+    assert "64 for 0.5, 17 for 1, 6 for 2;" in prior and prior.endswith("(sd over seeds 1.00 points, a prior one)")
+    dice = {"sd_seeds": 0.02, "per_seed": [0.5, 0.6, 0.7]}
+    networks = [{"name": "found_6000", "dice": dice}, {"name": "unet", "dice": {**dice, "sd_seeds": 0.9}}]
+    write_json(Run(tmp_path).summary, {"networks": networks})
+    later = seeds_line(make_study(), Run(tmp_path))
+    assert "64 for 1, 17 for 2;" in later and later.endswith("(sd over seeds 2.00 points, of the results that are there)")
+    assert "one alone tells nothing" in seeds_line(make_study(retrain={"seeds": 1}), Run(tmp_path))
 
 
 def test_a_training_costs_its_steps_and_its_looks() -> None:

@@ -16,7 +16,7 @@ from thrifty.console import format_seconds
 from thrifty.doctor import LITTLE_GIB, free_gib
 from thrifty.environment import gpus, usable_cores
 from thrifty.preflight import gpu_is_elsewhere, validate
-from thrifty.results import Run, check_run
+from thrifty.results import Run, check_run, read_json
 from thrifty.space.cost import Costs
 from thrifty.space.schema import Space, load_space
 from thrifty.space.size import number_of_genotypes
@@ -88,6 +88,7 @@ def examine(study: Study, timing: bool) -> Iterator[str]:
                 yield f"warning: {deep}"
         specs = networks(study, space, settings, prepared)
         yield trials_line(study, settings, len(specs))
+        yield seeds_line(study, Run(root))
         if timing and gpu_is_elsewhere(study):
             yield "cost: not timed, the trials need a GPU and this machine has none"
         elif timing:
@@ -134,6 +135,24 @@ def trials_line(study: Study, settings: Sequence[Setting], networks: int) -> str
     return (
         f"trials: {searches}, {_short_trainings(study, settings)}"
         f"{networks * repeats * folds} retrainings ({networks} networks x {repeats} seeds{by_fold})"
+    )
+
+
+def seeds_line(study: Study, run: Run) -> str:
+    """Retraining seeds that tell a difference of Dice, from the spread in what the run folder holds, or else from a prior one."""
+    from thrifty.statistics.power import PRIOR_SD, detectable, seeds_needed
+    from thrifty.statistics.study import POINTS, pooled_sd
+
+    networks = read_json(run.summary).get("networks", []) if run.summary.is_file() else []
+    found = pooled_sd([network["dice"] for network in networks if network["name"].startswith(("found_", "random_"))])
+    sd, source = (PRIOR_SD, "a prior one") if found is None else (found, "of the results that are there")
+    needed = ", ".join(f"{seeds_needed(points / 100, sd) or 'too many'} for {points:g}" for points in POINTS)
+    number = len(study.retrain_seeds)
+    least = detectable(sd, number)
+    now = "one alone tells nothing" if least is None else f"the {number} of this study tell {100 * least:.2f}"
+    return (
+        f"seeds: to tell a difference of Dice, in points, with power 0.8 takes retrainings of each network: {needed}; {now} "
+        f"(sd over seeds {100 * sd:.2f} points, {source})"
     )
 
 

@@ -6,7 +6,6 @@ that no test case holds is left out and named in the notes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,14 @@ from thrifty.postprocess import Postprocess
 from thrifty.results import Run, read_json
 from thrifty.settled import notes_on_later_searches
 from thrifty.start import FINETUNED
+from thrifty.statistics.patients import by_patient, interval
+from thrifty.statistics.stability import stability
+from thrifty.statistics.study import statistics
 
 if TYPE_CHECKING:
     from thrifty.data.prepare import Prepared
 
 SCHEMA = 1
-RESAMPLES = 9999
 Row = dict[str, Any]
 
 
@@ -73,6 +74,8 @@ def summarise(
         "missing": list(missing),
         "notes": [*notes(study, list(specs)), *notes_on_later_searches(run), *class_notes(rows), *postprocess_notes(run, keys)],
         "searches": trial_results(run, "search"),
+        "statistics": statistics(run, networks, counted[0]),
+        "stability": stability(study, run),
         "cost": ledger(run)["cost"],
     }
 
@@ -179,19 +182,6 @@ def scores(rows: Sequence[Row], volumes: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def by_patient(rows: Sequence[Row], value: str) -> np.ndarray:
-    """Mean of `value` over a patient's cases and classes: (runs, patients), runs being (seed, fold) in the order of `rows`."""
-    runs = list(dict.fromkeys((row["seed"], row["fold"]) for row in rows))
-    patients = list(dict.fromkeys(row["patient"] for row in rows))
-    total, number = np.zeros((2, len(runs), len(patients)))
-    run_of, patient_of = ({key: place for place, key in enumerate(keys)} for keys in (runs, patients))
-    for row in rows:
-        place = run_of[row["seed"], row["fold"]], patient_of[row["patient"]]
-        total[place] += row[value]
-        number[place] += 1
-    return total / number
-
-
 def seed_means(rows: Sequence[Row], table: np.ndarray) -> list[float]:
     """The mean over patients for each seed, folds averaged; `table` is what `by_patient` made of `rows`."""
     seeds = [seed for seed, _ in dict.fromkeys((row["seed"], row["fold"]) for row in rows)]
@@ -202,29 +192,3 @@ def seed_means(rows: Sequence[Row], table: np.ndarray) -> list[float]:
 def spread(values: Sequence[float]) -> float | None:
     """Standard deviation of a sample (n - 1); None for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def interval(patients: np.ndarray) -> list[float] | None:
-    """95 % confidence interval of the mean over patients (BCa bootstrap), their seeds averaged before.
-
-    None for fewer than three patients. Where all are equal the interval has no width.
-    """
-    if len(patients) < 3:
-        return None
-    if np.ptp(patients) < 1e-12:
-        return [float(patients[0])] * 2
-    for method in ("BCa", "percentile"):  # BCa has no value where resamples are too alike, the percentiles always have
-        low, high = _bootstrap(patients, method)
-        if np.isfinite([low, high]).all():
-            break
-    return [low, high]
-
-
-def _bootstrap(patients: np.ndarray, method: Any) -> tuple[float, float]:
-    from scipy.stats import bootstrap
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of degenerate resamples; the caller looks at the outcome
-        rng = np.random.default_rng(0)
-        found = bootstrap((patients,), np.mean, n_resamples=RESAMPLES, method=method, rng=rng).confidence_interval
-    return float(found.low), float(found.high)

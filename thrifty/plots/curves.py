@@ -12,8 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from thrifty.plots.figure import COLOURS, DASHES, MARKERS, figure
+from thrifty.statistics.bands import band
 
 Rows = Sequence[Mapping[str, Any]]
+BAND_FROM = 3  # searches
 ENTROPIES = (
     ("entropy_alpha", "alpha (ops)"),
     ("entropy_beta", "beta (edges)"),
@@ -23,7 +25,7 @@ ENTROPIES = (
 
 
 def draw_searches(searches: Mapping[str, Rows], budget: int, path: Path) -> None:
-    """Four panels over epochs for the searches of one setting.
+    """Four panels over epochs for the searches of one setting; from three seeds on with their band and mean.
 
     Args:
         searches: the epochs of every search by its label (the seed); a value that is missing leaves a gap.
@@ -46,6 +48,7 @@ def draw_searches(searches: Mapping[str, Rows], budget: int, path: Path) -> None
 
 
 def _panel(axes: Axes, searches: Mapping[str, Rows], key: str, title: str) -> None:
+    _band(axes, searches, key)
     for k, rows in enumerate(searches.values()):
         epochs, values = series(rows, key)
         axes.plot(epochs, values, color=COLOURS[k % 7], marker=MARKERS[k % 7], markersize=4, linewidth=1.2)
@@ -55,6 +58,8 @@ def _panel(axes: Axes, searches: Mapping[str, Rows], key: str, title: str) -> No
 def _entropies(axes: Axes, searches: Mapping[str, Rows]) -> None:
     recorded = {key for rows in searches.values() for row in rows for key in row}
     shown = [(key, text, dash) for (key, text), dash in zip(ENTROPIES, DASHES, strict=False) if key in recorded]
+    for key, _, _ in shown:
+        _band(axes, searches, key)
     for k, rows in enumerate(searches.values()):
         for key, _, dash in shown:
             epochs, values = series(rows, key)
@@ -63,6 +68,16 @@ def _entropies(axes: Axes, searches: Mapping[str, Rows]) -> None:
     axes.legend(handles=handles, fontsize=8, loc="best")
     axes.set_ylim(-0.03, 1.03)
     _finish(axes, "entropy (1 undecided, 0 decided)")
+
+
+def _band(axes: Axes, searches: Mapping[str, Rows], key: str) -> None:
+    """From the lowest to the highest seed, and their mean as a thin black line; nothing for fewer than three searches."""
+    found = band(list(searches.values()), key) if len(searches) >= BAND_FROM else {}
+    if found:
+        epochs = [epoch + 1 for epoch in found]
+        mean, low, high = zip(*found.values(), strict=True)
+        axes.fill_between(epochs, low, high, color="#BBBBBB", alpha=0.35, linewidth=0)
+        axes.plot(epochs, mean, color="#222222", linewidth=0.8)
 
 
 def _finish(axes: Axes, title: str) -> None:

@@ -10,6 +10,7 @@ from thrifty.report.facts import Facts, Row
 from thrifty.report.false_positives import false_positive_section
 from thrifty.report.pictures import Pictures
 from thrifty.report.selection import selection_section
+from thrifty.report.statistics import stability_section, statistics_section
 from thrifty.report.verdict import Comparison, interval_text, signed_points, verdict_text
 from thrifty.space.cost import count
 from thrifty.space.genotype import genotype_hash
@@ -40,8 +41,10 @@ def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mappi
         RESEARCH_ONLY,
         *_networks(facts, pictures["pareto"]),
         *_comparisons(comparisons),
+        *statistics_section((facts.summary or {}).get("statistics")),
         *false_positive_section(facts.networks),
         *_searches(facts, pictures["searches"]),
+        *stability_section((facts.summary or {}).get("stability")),
         *selection_section(facts.selection, pictures["selection"]),
         *_genotypes(facts, pictures["genotypes"]),
         *_cases(facts, pictures["cases"]),

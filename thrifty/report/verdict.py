@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from thrifty.statistics.paired import FEWEST, differences, rivals
+from thrifty.statistics.patients import interval
+
 MARGIN = 0.005
 """Half a point of Dice: less than this counts as no worse."""
-FEWEST = 6
-"""Patients below which nothing is decided: even if all of five agreed, a sign test would not be significant (2 / 2^5 > 0.05)."""
 
 Scores = Mapping[str, float]
 Network = Mapping[str, Any]
@@ -55,42 +56,34 @@ class Comparison:
         return min(room) >= 2 * self.seed_error
 
 
-def paired_interval(differences: np.ndarray) -> tuple[float, float] | None:
-    """95 % BCa bootstrap interval of the mean of `differences`, one for each patient; None below FEWEST patients."""
-    from thrifty.summary import interval
-
-    found = interval(differences) if len(differences) >= FEWEST else None
+def paired_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """95 % BCa bootstrap interval of the mean of differences, one for each patient; None below FEWEST patients."""
+    found = interval(values) if len(values) >= FEWEST else None
     return None if found is None else (found[0], found[1])
 
 
 def compare(networks: Sequence[Network], scores: Mapping[str, Scores]) -> list[Comparison]:
     """The found network of every budget against the scaled U-Net, the random ones of its budget, U-Net and UNet++."""
-    comparisons = []
-    known = [network for network in networks if network["name"] in scores]
-    for found in (network for network in known if network["name"].startswith("found_")):
-        budget = found["budget"]
-        random = [n for n in known if n["name"].startswith(f"random_{budget}_")]
-        rivals = [(n["name"], [n]) for n in known if n["name"] == f"scaled_unet_{budget}"]
-        rivals += [(f"random_{budget}", random)] if random else []
-        rivals += [(n["name"], [n]) for n in known if n["name"] in ("unet", "unetpp")]
-        comparisons += [_paired(found, name, others, scores) for name, others in rivals]
-    return comparisons
+    known = {network["name"]: network for network in networks if network["name"] in scores}
+    return [
+        _paired(found, against, [known[name] for name in members], scores)
+        for found in known.values()
+        if found["name"].startswith("found_")
+        for against, members in rivals(found["name"], list(known))
+    ]
 
 
 def _paired(found: Network, against: str, others: Sequence[Network], scores: Mapping[str, Scores]) -> Comparison:
     """Of several other networks the mean counts, patient by patient. Only patients that all of them have are compared."""
-    mine, theirs = scores[found["name"]], [scores[other["name"]] for other in others]
-    patients = sorted(set(mine).intersection(*theirs))
-    differences = np.array([mine[p] - float(np.mean([other[p] for other in theirs])) for p in patients])
-    mean = float(differences.mean()) if patients else float("nan")
+    values = differences(scores[found["name"]], [scores[other["name"]] for other in others])
     below = sum(found["dice"]["mean"] > other["dice"]["mean"] for other in others)
     return Comparison(
         budget=found["budget"],
         found=found["name"],
         against=against,
-        patients=len(patients),
-        difference=mean,
-        interval=paired_interval(differences),
+        patients=len(values),
+        difference=float(values.mean()) if len(values) else float("nan"),
+        interval=paired_interval(values),
         above=(below, len(others)) if against.startswith("random_") else None,
         seed_error=_seed_error(found, others),
     )

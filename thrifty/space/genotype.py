@@ -185,10 +185,11 @@ def canonical(genotype: Genotype) -> Genotype:
 
 
 def canonical_cell(cell: Cell) -> Cell:
-    return min(_relabelled(cell))
+    return min(relabelled(cell))
 
 
-def _relabelled(cell: Cell) -> Iterator[Cell]:
+def relabelled(cell: Cell) -> Iterator[Cell]:
+    """The cell under every naming of its inner nodes in which each still reads only earlier ones."""
     count = len(cell.nodes)
     for order in itertools.permutations(range(count)):  # order[new] = old
         new_of = {0: 0, 1: 1, **{old + 2: new + 2 for new, old in enumerate(order)}}
