@@ -324,3 +324,55 @@ def test_overlapping_classes_become_a_label_map_by_their_rule_or_bit_sets(tmp_pa
     np.testing.assert_allclose(regions.uncertainty(image), unsure, atol=1e-4)
     assert (regions.largest_label, sets.largest_label) == (3, 3)
     np.testing.assert_array_equal(regions(image, flips=True).shape, image.shape)
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for k, name in enumerate(names):
+        Image.fromarray(np.random.default_rng(k).integers(0, 255, (16, 16), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def test_overwriting_that_is_interrupted_leaves_nothing_of_the_old_network(of_pictures, tmp_path: Path, monkeypatch) -> None:
+    """The rerun goes on where the interrupted one was: what it ends with is what the new network says, of every file."""
+    from thrifty import predict
+
+    source, out, other = pictures(tmp_path / "in", "a.png", "b.png"), tmp_path / "out", small_model(tmp_path / "other", seed=5)
+    predict_files(of_pictures, source, out, uncertainty=True)
+    old = (out / "b.png").read_bytes()
+    whole = predict.predict_item
+
+    def interrupted(predictor, item, *more) -> None:
+        if item.name == "b":
+            raise KeyboardInterrupt
+        whole(predictor, item, *more)
+
+    monkeypatch.setattr(predict, "predict_item", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(other, source, out, overwrite=True)
+    monkeypatch.undo()
+    found = predict_files(other, source, out)
+    assert [p.name for p in found.written] == ["b.png"] and [p.name for p in found.kept] == ["a.png"]
+    for name in ("a.png", "b.png"):
+        expected = load(other)(np.asarray(Image.open(source / name)))
+        np.testing.assert_array_equal(np.asarray(Image.open(out / name)), expected)
+    assert (out / "b.png").read_bytes() != old and not list(out.glob("*_uncertainty*"))
+
+
+def test_overwriting_never_leaves_label_maps_of_two_networks(of_pictures, tmp_path: Path) -> None:
+    source, out, other = pictures(tmp_path / "in", "a.png", "b.png"), tmp_path / "out", small_model(tmp_path / "other", seed=5)
+    predict_files(of_pictures, source, out, uncertainty=True)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ThriftyError, match=r"b\.png.* of another kind"):
+        predict_files(other, source / "a.png", out, overwrite=True)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    predict_files(of_pictures, source / "a.png", out, uncertainty=True, overwrite=True)  # the same network: both may stay
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_an_input_is_never_overwritten_by_its_own_prediction(of_pictures, tmp_path: Path) -> None:
+    source = pictures(tmp_path / "in", "a.png")
+    before = (source / "a.png").read_bytes()
+    with pytest.raises(ThriftyError, match="is an input"):
+        predict_files(of_pictures, source / "a.png", source, overwrite=True)
+    assert (source / "a.png").read_bytes() == before and [p.name for p in source.iterdir()] == ["a.png"]

@@ -15,11 +15,12 @@ from thrifty.errors import ThriftyError, one_line
 from thrifty.found_files import Item, find_items, target_of
 from thrifty.predictor import Predictor, load
 from thrifty.results import read_json, user_errors, write_json
-from thrifty.scans import read_scan, stack_path, write_label_map, write_map
+from thrifty.scans import map_path, read_scan, stack_path, write_label_map, write_map
 
 SCHEMA = 1
 MANIFEST = "predictions.json"
 OUTPUT_ENDINGS = (".png", ".nii", ".nii.gz", ".dcm")
+MAPS = ("probabilities", "uncertainty")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def predict_files(
         slice_axis: 0, 1 or 2 (of a volume turned closest to RAS); None: as the network was trained, otherwise 2.
         window: of DICOM inputs: 'none' (modality values), 'file' (each file's own) or centre and width as in '40,400'; the one
             that `thrifty data import` wrote the training images with.
-        overwrite: also write what is there already.
+        overwrite: also write what is there already; what other networks or settings wrote of these inputs is deleted first.
         device: auto, cpu or cuda.
         allow_code: lets ops of the form module:Class be imported.
 
@@ -109,6 +110,8 @@ def _predict(predictor: Predictor, inputs: Sequence[Path], output: Path, wanted:
     there = [is_there(target) for target in targets]
     if not overwrite:
         _check_output(predictor, output, wanted, single, [t for t, is_done in zip(targets, there, strict=True) if is_done])
+    elif not single:
+        _clear_output(predictor, output, wanted, items, targets)
     if not single:
         write_json(output / MANIFEST, manifest(predictor, wanted))
     kept = [target for target, is_done in zip(targets, there, strict=True) if is_done and not overwrite]
@@ -167,7 +170,7 @@ def manifest(predictor: Predictor, wanted: Wanted) -> dict[str, Any]:
         "format": wanted.format,
         "slice_axis": predictor.model.slice_axis if wanted.slice_axis is None else wanted.slice_axis,
         "window": None if wanted.window == "none" else wanted.window if wanted.window == "file" else list(wanted.window),
-        "maps": [kind for kind in ("probabilities", "uncertainty") if getattr(wanted, kind)],
+        "maps": [kind for kind in MAPS if getattr(wanted, kind)],
     }
 
 
@@ -182,12 +185,53 @@ def _check_output(predictor: Predictor, output: Path, wanted: Wanted, single: bo
         if there:
             raise ThriftyError(f"{there[0]} is there already and not from `thrifty predict`; give another folder, or --overwrite")
         return
-    before, now = read_json(path), manifest(predictor, wanted)
-    different = [key for key in now if key != "thrifty" and (not isinstance(before, dict) or before.get(key) != now[key])]
+    different = _different(path, predictor, wanted)
     if different:
         raise ThriftyError(
             f"{output} holds predictions of another kind ({', '.join(different)} differ); give another folder, or --overwrite"
         )
+
+
+def _different(path: Path, predictor: Predictor, wanted: Wanted) -> list[str]:
+    """The keys in which the predictions.json at `path` is another one than would be written now."""
+    before, now = read_json(path), manifest(predictor, wanted)
+    return [key for key in now if key != "thrifty" and (not isinstance(before, dict) or before.get(key) != now[key])]
+
+
+def _clear_output(predictor: Predictor, output: Path, wanted: Wanted, items: Sequence[Item], targets: Sequence[Path]) -> None:
+    """Deletes what other networks or settings wrote of `items`, before a manifest says that all in `output` is of these.
+
+    Raises:
+        ThriftyError: label maps of another kind that would stay, or an input that would be overwritten.
+    """
+    inputs = {file.resolve() for item in items for file in item.files}
+    for target in targets:
+        if target.resolve() in inputs:
+            raise ThriftyError(f"{target} is an input and would be overwritten by its own prediction; give another folder")
+    path = output / MANIFEST
+    if path.is_file():
+        if not _different(path, predictor, wanted):
+            return
+        left = _left_over(output, targets, inputs)
+        if left:
+            raise ThriftyError(
+                f"{left[0]} and perhaps others in {output} are predictions of another kind, of what is not predicted now; "
+                "give another folder, or delete them"
+            )
+    with user_errors(output):
+        for item, target in zip(items, targets, strict=True):
+            # the label map first: where it is the others are
+            for old in (target, stack_path(target), *(map_path(_stem(target), kind, item.kind) for kind in MAPS)):
+                if old.is_file() and old.resolve() not in inputs:
+                    old.unlink()
+
+
+def _left_over(output: Path, targets: Sequence[Path], inputs: set[Path]) -> list[Path]:
+    """Label maps in `output` that are none of `targets`, neither as files nor as stacks of pictures."""
+    maps = tuple(f"_{kind}.nii.gz" for kind in MAPS)
+    names = sorted(p for p in output.rglob("*") if p.name.lower().endswith(OUTPUT_ENDINGS) and not p.name.endswith(maps))
+    own = {*targets, *(target.with_suffix("") for target in targets if target.suffix == ".png")}
+    return [p for p in names if not {p, p.parent} & own and p.resolve() not in inputs]
 
 
 def _progress(todo: Sequence[tuple[Item, Path]]) -> Iterable[tuple[Item, Path]]:

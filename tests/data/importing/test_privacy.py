@@ -246,3 +246,51 @@ def test_words_in_a_nifti_header_do_not_come_along(imported, tmp_path: Path) -> 
     got = imported(root)
     assert got.code == 0
     assert_clean(got)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [f"{NAME}.dcm,mask.png"],
+        ["here,mask.png", f"{NAME}.png,mask.png", f"../{NAME},mask.png", f"here,{NAME}_seg.png", "here,"],
+        [f"{NAME}.png,mask.png", "folder,mask.png"],
+    ],
+    ids=["missing", "no ending", "folder"],
+)
+def test_a_list_with_dicom_names_no_file_that_it_refuses(imported, tmp_path: Path, rows: list[str]) -> None:
+    """Whether a source is private is known before its first line is refused: by an ending, or by what is in the files."""
+    root = tmp_path / "source"
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8), dtype=np.uint8)
+    files.write(root / "here", pixels[0], **planted(1))
+    files.write(root / "folder" / f"{NAME}_1", pixels[1], **planted(2))
+    files.save_picture(pixels[2], root / "good.png")
+    files.save_picture(pixels[2] % 2, root / "mask.png")
+    (root / f"{NAME}_broken.png").write_bytes(b"none")
+    (root / "list.csv").write_text("\n".join(["image,mask", *rows, f"{NAME}_broken.png,mask.png", "good.png,mask.png"]))
+    got = imported(root / "list.csv")
+    assert got.code == 3
+    assert_clean(got)
+    assert all(re.fullmatch(r"line \d", row["what"]) for row in got.report["refused"])
+    missing = [k for k, row in enumerate(rows, start=2) if row.startswith(NAME)]
+    reasons = {row["what"]: row["why"] for row in got.report["refused"]}
+    assert all(reasons[f"line {k}"] == "files that are not there" for k in missing)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_pattern_that_does_not_fit_quotes_no_file(imported, tmp_path: Path, listed: bool) -> None:
+    root = tmp_path / "source"
+    files.write(root / NAME / "1.dcm", np.ones((8, 8), np.uint8), **planted(1))
+    files.save_picture(np.ones((8, 8), np.uint8), root / "1.png")
+    (root / "list.csv").write_text(f"image,mask\n{NAME}/1.dcm,1.png\n")
+    got = imported(root / "list.csv" if listed else root, "--patient", r"^(P\d+)")
+    assert got.code == 2 and ("path of 'line 2'" if listed else "path of 'file 2'") in got.err and NAME not in got.err
+
+
+def test_no_detail_of_a_private_source_is_kept() -> None:
+    from thrifty.data.cases import Unreadable
+    from thrifty.data.importing.items import Found
+
+    for private, reason in ((True, "files that are not there"), (False, f"files that are not there: {NAME}.dcm")):
+        found = Found("a CSV list", private=private)
+        found.refuse("line 2", Unreadable("files that are not there", f"line 2 ({NAME}.dcm)"))
+        assert found.refused == [("line 2", reason)]

@@ -50,7 +50,7 @@ def find_coco(path: Path, description: Any, wishes: Wishes) -> Found:
             found.refuse(shown, error)
             continue
         group = groups.get(stem)
-        patient = group.patient if group else patient_by_pattern(shown, wishes) or shown
+        patient = group.patient if group else patient_by_pattern(shown, shown, wishes) or shown
         load = partial(_load, file, shown, by_image.pop(row.get("id"), []), ids, found.bits)
         found.items.append(Item(str(Path(shown).with_suffix("")), shown, patient, False, load, group.volume if group else None))
     known = {row.get("id") for row in images}

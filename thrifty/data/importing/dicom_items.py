@@ -58,9 +58,10 @@ def find_dicom(root: Path, wishes: Wishes) -> Found:
     folders = _own_folders(series)
     for one in series:
         key = (folders.get(one) or one.files[0]).relative_to(root).as_posix()
-        patient = patient_by_pattern(key, wishes) or one.patient
         more = f" and {len(one.files) - 1} more" if len(one.files) > 1 else ""
-        _add(found, key, f"{call(one.files[0])}{more}", one, folders.get(one), patient, masks, wishes)
+        shown = f"{call(one.files[0])}{more}"
+        patient = patient_by_pattern(key, shown, wishes) or one.patient
+        _add(found, key, shown, one, folders.get(one), patient, masks, wishes)
     used = sum(len(one.files) for one in series) + len(segmentations) + unreadable
     _remarks(found, series, segmentations, call, len(dicoms) - used, wishes)
     return found

@@ -81,11 +81,13 @@ def _patient(stem: str, path: Path, root: Path, groups: Mapping[str, Group], wis
     group = groups.get(Path(stem).name)
     if group is not None:
         return group.patient, group.volume
-    return patient_by_pattern(path.relative_to(root).as_posix(), wishes) or stem, None
+    name = path.relative_to(root).as_posix()
+    return patient_by_pattern(name, name, wishes) or stem, None
 
 
-def patient_by_pattern(name: str, wishes: Wishes) -> str | None:
-    """
+def patient_by_pattern(name: str, shown: str, wishes: Wishes) -> str | None:
+    """The patient in the path `name` of an image, which errors call `shown`.
+
     Raises:
         ThriftyError: the pattern is none, has no group, or does not fit.
     """
@@ -97,7 +99,9 @@ def patient_by_pattern(name: str, wishes: Wishes) -> str | None:
             return match.group(1)
     except (re.error, IndexError) as error:
         raise ThriftyError(f"--patient '{wishes.patient}' is no regular expression with one group: {one_line(error)}") from None
-    raise ThriftyError(f"--patient '{wishes.patient}' does not fit '{name}'; it must find the patient in the path of every image")
+    raise ThriftyError(
+        f"--patient '{wishes.patient}' does not fit the path of '{shown}'; it must find the patient in the path of every image"
+    )
 
 
 def _item(
@@ -132,11 +136,12 @@ def find_csv(path: Path, wishes: Wishes) -> Found:
     from thrifty.data.importing.segmentation import class_names
 
     rows, root, kinds = _rows(path), path.parent, {}
-    found = Found("a CSV list")
+    # before any line is refused: what is said of it hangs on this
+    found = Found("a CSV list", private=any(_is_private(root, name) for row in rows for name in _names(row)))
     for line, row in enumerate(rows, start=2):
         shown = f"line {line}"
         try:
-            names = [name.strip() for name in row["image"].split(";") if name.strip()]
+            names = _split(row["image"])
             if not names:
                 raise Unreadable("lines without image", shown)
             folder = (root / names[0]).resolve()
@@ -145,9 +150,8 @@ def find_csv(path: Path, wishes: Wishes) -> Found:
             else:
                 images = tuple(inside(root, name, shown) for name in names)
             mask = inside(root, row["mask"], shown) if row["mask"] else None
-            patient = row.get("patient") or patient_by_pattern(names[0], wishes) or None
+            patient = row.get("patient") or patient_by_pattern(names[0], shown, wishes) or None
             if images and is_dicom(images[0]):
-                found.private = True
                 listed_dicom(found, shown, images, mask, (patient, row.get("volume") or None), kinds, wishes)
             elif not images or any(ending_of(file.name) is None for file in (*images, *([mask] if mask else []))):
                 raise Unreadable("files of an unknown kind", shown)
@@ -160,6 +164,27 @@ def find_csv(path: Path, wishes: Wishes) -> Found:
     if not any(row.get("patient") for row in rows) and not wishes.patient:
         found.notes.append("no patients were given: every image (or what a DICOM header says) is taken for a patient of its own")
     return found
+
+
+def _split(cell: str) -> list[str]:
+    return [name.strip() for name in cell.split(";") if name.strip()]
+
+
+def _names(row: Mapping[str, str]) -> list[str]:
+    """All files that a line names."""
+    return [*_split(row["image"]), *([row["mask"]] if row["mask"] else [])]
+
+
+def _is_private(root: Path, name: str) -> bool:
+    """Whether a list names DICOM: by the ending, which a file that is not there has too, or by what is in a file or folder."""
+    from thrifty.data.dicom import ENDINGS, is_dicom
+
+    path = (root / name.replace("\\", "/")).resolve()
+    if path.suffix.lower() in ENDINGS:
+        return True
+    if not path.is_relative_to(root.resolve()):
+        return False
+    return any(map(is_dicom, listing(path))) if path.is_dir() else is_dicom(path)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

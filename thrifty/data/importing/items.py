@@ -10,13 +10,16 @@ from typing import Literal
 
 import numpy as np
 
-from thrifty.data import decode
 from thrifty.data.cases import Unreadable
+from thrifty.data.dicom import BROKEN, STACK, SYNTAX
+from thrifty.data.importing.segmentation import ELSEWHERE
 from thrifty.data.voi import Window
 from thrifty.errors import ThriftyError
 
 NO_MASK = "images without mask"
 OUTSIDE = "paths that leave the data folder"
+OWN_WORDS = (BROKEN, SYNTAX, STACK, ELSEWHERE)
+"""Kinds of errors of DICOM whose details are words of thrifty and numbers: they may be told of a private source."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,10 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, shown: str, error: Unreadable) -> None:
-        """Notes why an item is left out; the error's own name for the file is all that is repeated."""
+        """Notes why an item is left out: of a private source without details, as these may hold the name of a file."""
         detail = error.name.removeprefix(shown).strip(" ()")
-        if self.private and error.kind == decode.BROKEN:
-            detail = ""  # the words of a decoder, which may hold the name of the file
+        if self.private and error.kind not in OWN_WORDS:
+            detail = ""
         reason = f"{error.kind}: {detail}" if detail else error.kind
         self.refused.append((shown, reason))
 
@@ -96,7 +99,7 @@ def listing(root: Path) -> list[Path]:
 
 
 def inside(root: Path, name: str, shown: str) -> Path:
-    """The file that a manifest calls `name`, which must lie below `root` (links resolved).
+    """The file that a manifest calls `name`, which must lie below `root` (links resolved). Errors call it `shown`.
 
     Raises:
         Unreadable: outside, absolute, or not there.
@@ -106,7 +109,7 @@ def inside(root: Path, name: str, shown: str) -> Path:
     if given.is_absolute() or ":" in given.parts[:1] or not path.is_relative_to(root.resolve()):
         raise Unreadable(OUTSIDE, f"{shown} (only relative paths below the folder of the list are read)")
     if not path.is_file():
-        raise Unreadable("files that are not there", f"{shown} ({given.name})")
+        raise Unreadable("files that are not there", shown)
     return path
 
 

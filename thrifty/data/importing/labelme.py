@@ -50,7 +50,7 @@ def find_labelme(root: Path, files: Sequence[Path], wishes: Wishes) -> Found:
     ids = {**dict.fromkeys(BACKGROUND, 0), **{label: k for k, label in enumerate(labels, start=1)}}
     for path, shown, image, shapes in read:
         group = groups.get(path.stem)
-        patient = group.patient if group else patient_by_pattern(shown, wishes) or shown
+        patient = group.patient if group else patient_by_pattern(shown, shown, wishes) or shown
         load = partial(_load, image, shown, shapes, ids, found.bits)
         key = path.relative_to(root).with_suffix("").as_posix()
         found.items.append(Item(key, shown, patient, False, load, group.volume if group else None))
