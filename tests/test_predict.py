@@ -376,3 +376,32 @@ def test_an_input_is_never_overwritten_by_its_own_prediction(of_pictures, tmp_pa
     with pytest.raises(ThriftyError, match="is an input"):
         predict_files(of_pictures, source / "a.png", source, overwrite=True)
     assert (source / "a.png").read_bytes() == before and [p.name for p in source.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR"])
+def test_a_network_of_pictures_sees_of_a_volume_what_the_import_made_of_it(
+    of_pictures: Path, tmp_path: Path, monkeypatch, codes: str
+) -> None:
+    """`data import --slices` and `predict` cut the same NIfTI into the same pixels, and the mask goes with them."""
+    (tmp_path / "in" / "images").mkdir(parents=True)
+    (tmp_path / "in" / "masks").mkdir()
+    source = volume(tmp_path / "in" / "images" / "a.nii.gz", codes)
+    before = nibabel.load(source)
+    mask = (np.asarray(before.dataobj) > 450).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(mask, before.affine), tmp_path / "in" / "masks" / "a.nii.gz")
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "import", str(tmp_path / "in"), str(tmp_path / "set"), "--slices"])
+    assert not ended.value.code
+    seen, maps = [], Predictor.maps
+
+    def watched(self, slices, *more):
+        seen.append(slices)
+        return maps(self, slices, *more)
+
+    monkeypatch.setattr(Predictor, "maps", watched)
+    predict_files(of_pictures, source, tmp_path / "out")
+    written = [decode(path).values[..., 0] for path in sorted((tmp_path / "set" / "imagesTr").iterdir())]
+    assert len(written) == 7 and written[0].shape == (14, 19)
+    np.testing.assert_array_equal(np.stack(written), seen[0][:, 0])
+    masks = [decode(path).values[..., 0] for path in sorted((tmp_path / "set" / "labelsTr").iterdir())]
+    np.testing.assert_array_equal(np.stack(masks), np.stack(written) > 450)

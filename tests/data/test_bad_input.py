@@ -159,6 +159,10 @@ def test_groups_csv_that_is_no_text(refused, some_cases, write_pairs) -> None:
         ({"labels": {"background": 0, "a": [1, 2]}}, ["regions_class_order is None", "a list of 1 numbers"]),
         ({"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1]}, ["a list of 2 numbers"]),
         ({"labels": {"background": 0, "a": [0, 1]}, "regions_class_order": [1]}, ["regions need numbers from 1"]),
+        (
+            {"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1, 256]},
+            ["regions_class_order is [1, 256]", "from 1 to 255"],
+        ),
         ({"labels": {"background": 0, "a": []}}, ["or a list of them"]),
         ({"labels": {"background": 1, "a": [2]}, "regions_class_order": [1]}, ["'background' must be 0"]),
         ({"labels": {"background": 0, "a": 1}, "regions_class_order": [1]}, ["no label is a list"]),

@@ -12,6 +12,9 @@ from thrifty.data.labels import MOST_OVERLAPPING
 from thrifty.data.masks import by_regions, ignoring
 from thrifty.errors import ThriftyError, one_line
 
+MOST_VALUE = 255
+"""Of a pixel in a label map: it is written as a byte."""
+
 
 @dataclass(frozen=True)
 class Labelling:
@@ -98,5 +101,10 @@ def _regions(path: Path, description: dict[str, Any], labels: dict[str, Any], ig
         raise ThriftyError(
             f"{path}: regions_class_order is {one_line(order)[:80]}; regions need a list of {len(regions)} numbers there, what "
             "each of them is written as in a label map, one over the other"
+        )
+    if max(order) > MOST_VALUE:
+        raise ThriftyError(
+            f"{path}: regions_class_order is {one_line(order)[:80]}; its numbers must be from 1 to {MOST_VALUE}, as label maps "
+            "have 8 bits"
         )
     return Labelling(("background", *regions), tuple(regions.values()), tuple(order), ignore)

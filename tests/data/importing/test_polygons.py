@@ -12,7 +12,9 @@ import pytest
 from PIL import Image, ImageDraw
 from skimage.measure import find_contours
 
+from thrifty.config import Data
 from thrifty.data.importing.paint import packed_lengths, polygon, run_lengths
+from thrifty.data.store import build_store
 
 SIZE = (20, 30)
 
@@ -210,3 +212,23 @@ def test_files_that_are_no_coco(tmp_path: Path, imported, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
     got = imported(tmp_path / "a.json")
     assert got.code == 2 and got.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("classes", [7, 8])
+def test_no_more_overlapping_classes_than_the_reader_takes(tmp_path: Path, imported, noise, classes: int) -> None:
+    """What an import of as many as are allowed writes is read back; one more is refused before anything is written."""
+    images = [{"id": k, "file_name": f"{k}.png", "height": 6, "width": 20} for k in range(4)]
+    for row in images:
+        files.save_picture(noise(6, 20), tmp_path / "in" / row["file_name"])
+    box = [[2 * k, 0, 2 * k + 3, 0, 2 * k + 3, 6, 2 * k, 6] for k in range(classes)]
+    objects = [{"image_id": row["id"], "category_id": k + 1, "segmentation": [box[k]]} for row in images for k in range(classes)]
+    categories = [{"id": k + 1, "name": f"organ {k}"} for k in range(classes)]
+    content = {"images": images, "annotations": objects, "categories": categories}
+    (tmp_path / "in" / "a.json").write_text(json.dumps(content))
+    got = imported(tmp_path / "in" / "a.json", "--overlaps", "regions")
+    if classes == 8:
+        assert got.code == 2 and "8 classes; at most 7 can overlap" in got.err
+        return
+    assert got.code == 0, got.err
+    store = build_store(Data(source=str(got.target)), tmp_path / "store")
+    np.testing.assert_array_equal(np.unique(store.masks), [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96])

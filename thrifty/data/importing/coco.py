@@ -14,8 +14,9 @@ from thrifty.data.decode import stem_of, times
 from thrifty.data.groups import read_groups
 from thrifty.data.importing.folders import patient_by_pattern
 from thrifty.data.importing.items import Found, Item, Loaded, Wishes, existing_folder, inside
-from thrifty.data.importing.paint import MOST_BITS, Canvas, packed_lengths, polygon, run_lengths
+from thrifty.data.importing.paint import Canvas, packed_lengths, polygon, run_lengths
 from thrifty.data.importing.pairing import read_image
+from thrifty.data.labels import MOST_OVERLAPPING
 from thrifty.data.pairs import SIZES
 from thrifty.errors import ThriftyError
 
@@ -83,8 +84,8 @@ def check_bits(found: Found) -> None:
     Raises:
         ThriftyError: more classes than can overlap.
     """
-    if found.bits and found.labels is not None and len(found.labels) - 1 > MOST_BITS:
-        raise ThriftyError(f"{len(found.labels) - 1} classes; at most {MOST_BITS} can overlap, so take --overlaps later")
+    if found.bits and found.labels is not None and len(found.labels) - 1 > MOST_OVERLAPPING:
+        raise ThriftyError(f"{len(found.labels) - 1} classes; at most {MOST_OVERLAPPING} can overlap, so take --overlaps later")
 
 
 def _load(file: Path, shown: str, objects: Sequence[Mapping[str, Any]], ids: Mapping[int, int], bits: bool) -> Iterator[Loaded]:

@@ -16,9 +16,10 @@ from thrifty.data.dicom_series import Segmentation, Series, find_series
 from thrifty.data.importing.folders import MASKS, patient_by_pattern
 from thrifty.data.importing.grids import Grid, class_values, onto, read_grid
 from thrifty.data.importing.items import NO_MASK, Found, Item, Loaded, Wishes, existing_folder, listing
-from thrifty.data.importing.paint import MOST_BITS, Canvas
+from thrifty.data.importing.paint import Canvas
 from thrifty.data.importing.pairing import as_wished
 from thrifty.data.importing.segmentation import Kind, class_names, kinds_of, lay_on
+from thrifty.data.labels import MOST_OVERLAPPING
 from thrifty.data.pairs import SIZES
 from thrifty.errors import ThriftyError
 
@@ -88,8 +89,8 @@ def _masks(
     if kinds:
         found.labels, ids = class_names(kinds, wishes.segment_labels)
         found.bits = wishes.overlaps == "regions"
-        if found.bits and len(ids) > MOST_BITS:
-            raise ThriftyError(f"{len(ids)} classes; at most {MOST_BITS} can overlap, so take --overlaps later")
+        if found.bits and len(ids) > MOST_OVERLAPPING:
+            raise ThriftyError(f"{len(ids)} classes; at most {MOST_OVERLAPPING} can overlap, so take --overlaps later")
     place = existing_folder(root, wishes.masks, "--masks") if wishes.masks else None
     place = place or next((root / name for name in MASKS if (root / name).is_dir()), root)
     named = _by_name(

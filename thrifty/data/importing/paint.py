@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-MOST_BITS = 16  # classes that may overlap: a mask of sets has 16 bits
-
 
 class Canvas:
     """A mask in the making. Exclusive classes: the object that comes later wins. Sets of classes (bits): all are kept.

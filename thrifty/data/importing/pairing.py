@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from thrifty.data.cases import Unreadable
-from thrifty.data.decode import times
+from thrifty.data.decode import is_volume, times
 from thrifty.data.importing.grids import Grid, onto, read_grid
 from thrifty.data.importing.items import NO_MASK, Loaded, Wishes
 from thrifty.data.pairs import CHANNELS
@@ -47,17 +48,26 @@ def with_mask(image: Grid, mask: Path | None, shown: str, wishes: Wishes, part: 
     return Loaded(image.values, ids, image.affine, (*image.notes, *notes), part)
 
 
-def as_wished(loaded: Loaded, wishes: Wishes) -> Iterator[Loaded]:
-    """The case as it is, or with `slices` one picture for each slice of a volume: rows are y, columns x."""
+def as_wished(loaded: Loaded, wishes: Wishes, nifti: bool = False) -> Iterator[Loaded]:
+    """The case as it is, or with `slices` one picture for each slice of a volume, lying as `thrifty predict` has it.
+
+    Pages and DICOM slices lie as they are shown: rows are y, columns x. NIfTI is turned closest to RAS: rows are x, columns y.
+    """
     if loaded.affine is None or not wishes.slices:
         yield loaded
         return
+    if nifti:
+        from nibabel.orientations import apply_orientation, io_orientation
+
+        ornt = io_orientation(loaded.affine)
+        loaded = replace(loaded, image=apply_orientation(loaded.image, ornt), mask=apply_orientation(loaded.mask, ornt))
+    else:
+        loaded = replace(loaded, image=loaded.image.swapaxes(0, 1), mask=loaded.mask.swapaxes(0, 1))
     digits = max(3, len(str(loaded.mask.shape[2] - 1)))
     for k in range(loaded.mask.shape[2]):
-        image = np.ascontiguousarray(loaded.image[:, :, k].transpose(1, 0, 2))
-        mask = np.ascontiguousarray(loaded.mask[:, :, k].T)
+        image, mask = (np.ascontiguousarray(values[:, :, k]) for values in (loaded.image, loaded.mask))
         yield Loaded(image, mask, None, (*loaded.notes, "slices of a volume became pictures"), f"{loaded.part}_z{k:0{digits}d}")
 
 
 def load_pair(images: Sequence[Path], mask: Path | None, shown: str, wishes: Wishes) -> Iterator[Loaded]:
-    yield from as_wished(with_mask(read_image(images, shown), mask, shown, wishes), wishes)
+    yield from as_wished(with_mask(read_image(images, shown), mask, shown, wishes), wishes, nifti=is_volume(images[0]))
