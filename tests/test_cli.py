@@ -307,6 +307,7 @@ def test_show_and_cp_and_ls(call: Call, tmp_path: Path) -> None:
     assert "search_spaces (space):" in call("ls")[1]
 
 
+@pytest.mark.faults
 def test_ctrl_c_during_a_search_exits_2_and_the_search_can_go_on(study: str, results: Path) -> None:
     """As from a terminal: SIGINT to the whole process group, Ray's processes included."""
     command = [sys.executable, "-W", "error", "-m", "thrifty", "search", study]

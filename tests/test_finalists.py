@@ -286,6 +286,7 @@ def test_an_interrupted_last_round_goes_on(run: Run, rows: Any, trained: list[st
     assert run.genotype(3000).read_bytes() == other.genotype(3000).read_bytes()
 
 
+@pytest.mark.faults
 def test_the_choice_is_the_same_on_one_worker_and_on_two(run: Run, rows: Any, ray_local: None) -> None:
     other = Run(run.root.parent / "other")
     shutil.copytree(run.root, other.root)

@@ -108,6 +108,7 @@ def test_predictions_of_the_tutorial_are_written(tutorial: Done) -> None:
     assert "2 written, 0 failed: labels" in tutorial.printed
 
 
+@pytest.mark.faults
 def test_fine_tuning_goes_on_ray_beside_the_same_network_from_scratch(tutorial: Done) -> None:
     first, second = tutorial.run("first"), tutorial.run("second")
     assert [network["name"] for network in read_json(second.summary)["networks"]] == ["finetuned", "from_scratch"]

@@ -136,7 +136,11 @@ def write_outcome(study: Study, run: Run, rows: Sequence[Row], kept: Mapping[int
     decoded = {row["genotype_hash"] for row in searched}
     kept = kept or {}
     budgets = sorted({row["budget"] for row in searched} - kept.keys())
-    finalists = {budget: finalists_of(rows, budget, study.select.finalists, decoded) for budget in budgets}
+    unbounded = {row["budget"] for row in searched if not row.get("bounded", True)}
+    finalists = {
+        budget: finalists_of(_own(rows, budget) if budget in unbounded else rows, budget, study.select.finalists, decoded)
+        for budget in budgets
+    }
     rounds = halve(study, run, finalists)
     ranked = {budget: rank(found, rounds, budget) for budget, found in finalists.items()}
     for budget, found in ranked.items():
@@ -167,6 +171,11 @@ def write_outcome(study: Study, run: Run, rows: Sequence[Row], kept: Mapping[int
     write_json(run.select_result, {"trial": "select", "seconds": sum(row["seconds"] for row in rows), **hours})
     write_text(run.why, why_text(study, outcome, rows, searched, read_jsonl(run.pool)))
     write_json(run.pareto, outcome)
+
+
+def _own(rows: Sequence[Row], budget: int) -> list[Row]:
+    """The candidates of a setting itself: without a limit on parameters it stands for its searches, not for what others found."""
+    return [row for row in rows if row["group"].startswith(f"b{budget}_")]
 
 
 def _recipe(study: Study, one: Round) -> Row:
