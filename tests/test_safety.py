@@ -18,6 +18,7 @@ import pytest
 import tifffile
 import torch
 import yaml
+from crafted import Bomb
 from PIL import Image
 from skimage.io import imsave
 from small_models import small_model
@@ -44,14 +45,6 @@ URL = f"https://me:{SECRET}@host.example/bucket"
 
 
 # pickles
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch"])

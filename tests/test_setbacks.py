@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from crafted import Bomb
 from small_search import SETTING, arguments, search_run
 from small_study import BUDGET, small_run, small_study
 from torch import Tensor, nn
@@ -267,14 +268,6 @@ def test_a_kill_between_the_two_renames_costs_nothing(tmp_path: Path) -> None:
     walk(trial, epochs=3)
     os.replace(trial.checkpoint, trial.checkpoint_before)
     assert [row["sum"] for row in walk(trial)] == by_hand([1] * 5)
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("form", ["pickle", "torch"])

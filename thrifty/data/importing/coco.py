@@ -13,6 +13,7 @@ from thrifty.data.cases import Unreadable
 from thrifty.data.decode import stem_of, times
 from thrifty.data.groups import read_groups
 from thrifty.data.importing.folders import patient_by_pattern
+from thrifty.data.importing.grids import Grid
 from thrifty.data.importing.items import Found, Item, Loaded, Wishes, existing_folder, inside
 from thrifty.data.importing.paint import Canvas, packed_lengths, polygon, run_lengths
 from thrifty.data.importing.pairing import read_image
@@ -88,16 +89,25 @@ def check_bits(found: Found) -> None:
         raise ThriftyError(f"{len(found.labels) - 1} classes; at most {MOST_OVERLAPPING} can overlap, so take --overlaps later")
 
 
-def _load(file: Path, shown: str, objects: Sequence[Mapping[str, Any]], ids: Mapping[int, int], bits: bool) -> Iterator[Loaded]:
+def blank(file: Path, shown: str, bits: bool) -> tuple[Grid, tuple[int, int], Canvas]:
+    """A picture, its size (rows, columns), and an empty mask of that size.
+
+    Raises:
+        Unreadable: no picture; or a volume, whose objects would need a slice.
+    """
     image = read_image([file], shown)
     if image.affine is not None:
         raise Unreadable("volumes in a list of pictures", shown)
     height, width = image.size
-    canvas = Canvas((height, width), bits)
+    return image, (height, width), Canvas((height, width), bits)
+
+
+def _load(file: Path, shown: str, objects: Sequence[Mapping[str, Any]], ids: Mapping[int, int], bits: bool) -> Iterator[Loaded]:
+    image, size, canvas = blank(file, shown, bits)
     for row in objects:
         if row.get("category_id") not in ids:
             raise Unreadable(BAD, f"{shown} (a category that is not listed)")
-        canvas.paint(..., _drawn(row.get("segmentation"), (height, width), shown), ids[row["category_id"]])
+        canvas.paint(..., _drawn(row.get("segmentation"), size, shown), ids[row["category_id"]])
     notes = ["mask drawn from COCO objects" if objects else "no objects: an empty mask"]
     yield Loaded(image.values, canvas.mask, None, (*image.notes, *notes), overlapping_pixels=canvas.overlapping_pixels)
 

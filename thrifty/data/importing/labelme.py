@@ -15,11 +15,10 @@ import numpy as np
 
 from thrifty.data.cases import Unreadable
 from thrifty.data.groups import read_groups
-from thrifty.data.importing.coco import BAD, check_bits, unique
+from thrifty.data.importing.coco import BAD, blank, check_bits, unique
 from thrifty.data.importing.folders import patient_by_pattern
 from thrifty.data.importing.items import Found, Item, Loaded, Wishes, inside
-from thrifty.data.importing.paint import Canvas, polygon
-from thrifty.data.importing.pairing import read_image
+from thrifty.data.importing.paint import polygon
 from thrifty.data.limits import check_picture
 from thrifty.errors import ThriftyError
 
@@ -76,13 +75,9 @@ def _read(root: Path, path: Path, shown: str) -> tuple[Path, list[dict[str, Any]
 
 
 def _load(file: Path, shown: str, shapes: Sequence[Mapping[str, Any]], ids: Mapping[str, int], bits: bool) -> Iterator[Loaded]:
-    image = read_image([file], shown)
-    if image.affine is not None:
-        raise Unreadable("volumes in a list of pictures", shown)
-    height, width = image.size
-    canvas = Canvas((height, width), bits)
+    image, size, canvas = blank(file, shown, bits)
     for shape in shapes:
-        canvas.paint(..., _drawn(shape, (height, width), shown), ids[str(shape.get("label", ""))])
+        canvas.paint(..., _drawn(shape, size, shown), ids[str(shape.get("label", ""))])
     notes = ["mask drawn from label-me shapes" if shapes else "no shapes: an empty mask"]
     yield Loaded(image.values, canvas.mask, None, (*image.notes, *notes), overlapping_pixels=canvas.overlapping_pixels)
 
