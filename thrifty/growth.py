@@ -10,8 +10,10 @@ from typing import Any
 
 # Keys that may change between two runs of one study: they change where it runs, not what comes out.
 FREE_KEYS = frozenset({"resources"})
-GROWING = ("seeds", "budgets", "search.halving.reference", "retrain.seeds", "retrain.random", "retrain.baselines")
-SWITCHES = {"search.scheduler": ("halving", "none")}  # what is switched so far only makes more to be done
+GROWING = (
+    "seeds", "budgets", "search.halving.reference", "retrain.seeds", "retrain.random", "retrain.decoded", "retrain.baselines",
+)  # fmt: skip
+SWITCHES = {"search.scheduler": ("halving", "none")}  # what is switched so only makes more to be done
 Values = Mapping[str, Any]
 
 
@@ -50,8 +52,10 @@ def _value(values: Values, key: str) -> Any:
 
 
 def _members(key: str, values: Values) -> list[Any]:
-    """A number n of seeds or of random genotypes stands for 0 .. n-1."""
+    """A number n of seeds or of random genotypes stands for 0 .. n-1; what is switched on has itself."""
     value = _value(values, key)
+    if isinstance(value, bool):
+        return [key] if value else []
     if isinstance(value, int):
         return list(range(value))
     return list(value) if isinstance(value, (list, tuple)) else []

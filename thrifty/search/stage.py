@@ -34,19 +34,16 @@ def run_stage(study: Study, run: Run) -> None:
     prepared = prepare(study, run)
     space = pin_space(study, run)
     settings = settings_of(study, space, prepared.store.channels, prepared.store.classes)
-    race = {setting: {seed: trial_name(setting, seed) for seed in study.racing_seeds} for setting in settings}
+    race = {setting: {seed: setting.trial(seed) for seed in study.racing_seeds} for setting in settings}
     left = _race(study, run, race) if study.racing_seeds else race
     steady = [seed for seed in study.search_seeds if seed not in study.racing_seeds]
     keys = [(setting, seed) for setting in settings for seed in study.search_seeds if seed in steady or seed in left[setting]]
-    take_back(run, [trial_name(*key) for key in keys])
+    take_back(run, [setting.trial(seed) for setting, seed in keys])
     _run(study, run, [spec(study, run, *key) for key in keys])
-    done = [key for key in _every(study, settings) if run.search_trial(trial_name(*key)).done]
+    every = [(setting, setting.trial(seed)) for setting in settings for seed in study.search_seeds]
+    done = [(setting, name) for setting, name in every if run.search_trial(name).done]
     _check_budgets(settings, [setting for setting, _ in done])
-    write_jsonl(run.candidates, [candidate(run, trial_name(*key)) for key in done])
-
-
-def _every(study: Study, settings: Sequence[Setting]) -> list[tuple[Setting, int]]:
-    return [(setting, seed) for setting in settings for seed in study.search_seeds]
+    write_jsonl(run.candidates, [candidate(run, name) for _, name in done])
 
 
 def _race(study: Study, run: Run, race: dict[Setting, Names]) -> dict[Setting, Names]:
@@ -74,7 +71,7 @@ def spec(study: Study, run: Run, setting: Setting, seed: int, until: int | None 
     """The trial of a search, all of it or up to `until` epochs."""
     from thrifty.trials import Spec
 
-    name = trial_name(setting, seed)
+    name = setting.trial(seed)
     values = arguments(study, run, setting, seed) | ({} if until is None else {"until": until})
     return Spec(name, replace(run.search_trial(name), pause=until), values, until or setting.epochs)
 
@@ -86,10 +83,6 @@ def _check_budgets(settings: Sequence[Setting], found: Sequence[Setting]) -> Non
     """
     for budget in {setting.budget for setting in settings} - {setting.budget for setting in found}:
         raise ThriftyError(f"no search for the budget {budget:,} has finished; the others are kept, run the same command to go on")
-
-
-def trial_name(setting: Setting, seed: int) -> str:
-    return f"{setting.key}_s{seed}"
 
 
 def arguments(study: Study, run: Run, setting: Setting, seed: int) -> dict[str, Any]:
