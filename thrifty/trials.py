@@ -52,8 +52,8 @@ def run_trials(stage: str, function: Function, specs: Sequence[Spec], resources:
 
     Raises:
         ThriftyError: another process works on this run; more CPUs or GPUs are asked for than any machine has; more trials failed
-            than `max_failed_trials` (each named with its reason); the disk is full; the hours of the study are used up; the run was interrupted. All
-            finished trials are kept.
+            than `max_failed_trials` (each named with its reason); the disk is full; the hours of the study are used up; the run
+            was interrupted. All finished trials are kept.
     """
     with only_driver(run):
         _run_trials(stage, function, specs, resources, run)

@@ -50,6 +50,17 @@ def decide(epochs: int, scores: Mapping[int, float], eta: int, order: Sequence[i
     return Rung(epochs, {seed: scores[seed] for seed in ranked}, math.ceil(len(ranked) / eta))
 
 
+def epochs_spent(study: Study, epochs: int) -> list[int]:
+    """Epochs of each search of a setting of `epochs`, if none fails: those that are never stopped first."""
+    racing = len(study.racing_seeds)
+    spent = [epochs] * (len(study.search_seeds) - racing)
+    for rung in study.search.rung_epochs(epochs) if racing else ():
+        left = math.ceil(racing / study.search.halving.eta)
+        spent += [rung] * (racing - left)
+        racing = left
+    return spent + [epochs] * racing
+
+
 def score_of(trial: Trial, epochs: int) -> float | None:
     """What a search had come to after `epochs`; None where it has not come as far. A record without a score is the worst."""
     record = read_jsonl(trial.record)

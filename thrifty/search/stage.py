@@ -25,8 +25,8 @@ Names = dict[int, str]
 def run_stage(study: Study, run: Run) -> None:
     """Runs the searches that are not done yet and writes candidates.jsonl.
 
-    With search.scheduler=halving the racing seeds run rung by rung, and the worst are stopped. The reference seeds, and those that
-    are left, then run to their end.
+    With search.scheduler=halving the racing seeds run rung by rung, and the worst are stopped. The reference seeds, and those
+    that are left, then run to their end.
 
     Raises:
         ThriftyError: bad data, a budget too small, more trials that failed than the study bears, or a budget without any search.
@@ -56,7 +56,8 @@ def _race(study: Study, run: Run, race: dict[Setting, Names]) -> dict[Setting, N
             rung = decide_rung(study, run, setting, race[setting], epochs)
             write_dropped(study, run, setting, race[setting], rung)
             scores = ", ".join(f"seed {seed} {score:.4f}" for seed, score in rung.scores.items())
-            print(f"search: {setting.key} after {epochs} epochs: {rung.number} of {len(rung.scores)} go on ({scores})", flush=True)
+            went = f"{rung.number} of {len(rung.scores)} go on ({scores})"
+            print(f"search: {setting.key} after {epochs} epochs: {went}", flush=True)
             race = race | {setting: {seed: race[setting][seed] for seed in rung.kept}}
     return race
 
@@ -82,7 +83,7 @@ def _check_budgets(settings: Sequence[Setting], found: Sequence[Setting]) -> Non
         ThriftyError: all searches for a budget failed, so nothing could be chosen for it.
     """
     for budget in {setting.budget for setting in settings} - {setting.budget for setting in found}:
-        raise ThriftyError(f"no search for the budget {budget:,} has finished; the others are kept, run the same command to go on")
+        raise ThriftyError(f"no search for the budget {budget:,} has finished; others are kept, run the same command to go on")
 
 
 def arguments(study: Study, run: Run, setting: Setting, seed: int) -> dict[str, Any]:

@@ -31,8 +31,8 @@ SCHEMA = 1
 def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
     """One differentiable search, resumed from its checkpoint where there is one. It sees neither selection nor test cases.
 
-    Writes the supernet's weights, the learnt distribution, the decoded genotype, epochs.jsonl and, last, result.json. Up to a rung
-    (`until`) it writes checkpoint and epochs.jsonl only; called again it goes on as if it had never stopped.
+    Writes the supernet's weights, the learnt distribution, the decoded genotype, epochs.jsonl and, last, result.json. Up to a
+    rung (`until`) it writes checkpoint and epochs.jsonl only; called again it goes on as if it had never stopped.
 
     Args:
         arguments: run (folder), setting (of thrifty.search.setting), seed, cpus, gpus, device, and maybe until (epochs).
