@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -26,6 +27,7 @@ from thrifty.trials import Spec, run_trials
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
 KILLS = 20
+PATIENCE_SECONDS = 1800  # for a study of a minute, on a machine that others use too
 
 
 class Killer(threading.Thread):
@@ -113,12 +115,20 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(study: Path, results: Path) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def started(study: Path, results: Path) -> Iterator[subprocess.Popen[str]]:
+    """`thrifty run` in a group of processes of its own; nothing of it stays where a test fails."""
     environment = {**os.environ, "THRIFTY_RESULTS": str(results), "RAY_TMPDIR": "/tmp"}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-u", "-W", "error", "-m", "thrifty", "run", str(study)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
 
 
 def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
@@ -152,8 +162,8 @@ def outcome(results: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = tmp_path_factory.mktemp("undisturbed")
-    process = start(study, results)
-    out = process.communicate(timeout=600)[0]
+    with started(study, results) as process:
+        out = process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 0, out
     return outcome(results)
 
@@ -166,27 +176,27 @@ def test_a_driver_stopped_in_each_stage_and_started_again(
     program checkpoints and ends by itself within the two minutes that such a machine gives."""
     rng = random.Random(int(number))
     for place, stage in enumerate(STAGES, start=1):
-        process = start(study, tmp_path)
-        out = []
-        for line in lines_of(process):
-            out.append(line)
-            if line.startswith(f"{stage} ({place} of 5)"):
-                break
-        assert process.poll() is None, "".join(out)
-        time.sleep(rng.uniform(0, 8 if stage in ("search", "retrain") else 2))
-        if number == signal.SIGKILL:
-            process.kill()
-        else:
-            os.killpg(process.pid, number)
-        rest = process.communicate(timeout=120)[0]
+        with started(study, tmp_path) as process:
+            out = []
+            for line in lines_of(process):
+                out.append(line)
+                if line.startswith(f"{stage} ({place} of 5)"):
+                    break
+            assert process.poll() is None, "".join(out)
+            time.sleep(rng.uniform(0, 8 if stage in ("search", "retrain") else 2))
+            if number == signal.SIGKILL:
+                process.kill()
+            else:
+                os.killpg(process.pid, number)
+            rest = process.communicate(timeout=120)[0]
         if process.returncode == 0:
             continue  # it was done before
         assert process.returncode == (-9 if number == signal.SIGKILL else 2), rest
         if number != signal.SIGKILL:
             assert "run the same command to go on" in rest and "Traceback" not in rest
         time.sleep(2)  # the workers of a killed driver end within a second
-    process = start(study, tmp_path)
-    out_of_last = process.communicate(timeout=600)[0]
+    with started(study, tmp_path) as process:
+        out_of_last = process.communicate(timeout=PATIENCE_SECONDS)[0]
     assert process.returncode == 0, out_of_last
     assert outcome(tmp_path) == undisturbed
     run = Run(tmp_path / "faults")
