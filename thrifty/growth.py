@@ -28,7 +28,7 @@ def differences(old: Values, new: Values) -> list[str]:
 def added(old: Values, new: Values) -> list[str]:
     """In words, what a study grows by: '2 seeds: 3, 4'."""
     more = {key: [member for member in _members(key, new) if member not in _members(key, old)] for key in GROWING}
-    return [f"{key} by {_words(members)}" for key, members in more.items() if members]
+    return [key if members == [key] else f"{key} by {_words(members)}" for key, members in more.items() if members]
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
