@@ -33,7 +33,7 @@ def added(old: Values, new: Values) -> list[str]:
     more = {key: [member for member in _members(key, new) if member not in _members(key, old)] for key in GROWING}
     switched = [key for key, change in SWITCHES.items() if (_value(old, key), _value(new, key)) == change]
     words = [f"{key} from {_value(old, key)} to {_value(new, key)}" for key in switched]
-    return [f"{key} by {_words(members)}" for key, members in more.items() if members] + words
+    return [key if members == [key] else f"{key} by {_words(members)}" for key, members in more.items() if members] + words
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
