@@ -96,7 +96,7 @@ def test_seeds_for_a_difference_come_from_an_earlier_run(tmp_path: Path, results
         write_json(earlier.summary, content)
         with pytest.raises(ThriftyError, match=r"summary\.json is no summary of networks; `thrifty evaluate STUDY.yaml` writes"):
             spread_of(earlier.root)
-    with pytest.raises(ThriftyError, match="nowhere has no summary.json; --earlier wants a run folder"):
+    with pytest.raises(ThriftyError, match=r"nowhere has no summary\.json; --earlier wants a run folder"):
         next(examine(make_study(), timing=False, earlier=tmp_path / "nowhere"))
 
 

@@ -195,7 +195,7 @@ def test_a_study_bears_as_many_failed_trials_as_it_is_told(
     assert {row["stage"]: row["reason"] for row in summary["failed"]} == failed
     assert summary["failed"][1]["trial"] == "random_3000_0/seed_0" == summary["missing"][0]
     assert summary["blocks"]["search"]["seeds"] == [0] and summary["blocks"]["retrain"]["seeds"] == [1]
-    table = list(csv.DictReader(run.per_case.open(newline="")))
+    table = list(csv.DictReader(run.per_case.read_text(encoding="utf-8").splitlines()))
     assert {(row["network"], row["seed"]) for row in table} == {("found_3000", s) for s in "01"} | {("random_3000_0", "1")}
     for network in summary["networks"]:
         patients: dict[str, list[float]] = {}
