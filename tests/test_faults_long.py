@@ -12,17 +12,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
+from small_study import small_run, small_study
 from test_trials import make_spec, manifest_rows, value_of
-from toy_trials import count_trial, expected
+from toy_trials import count_trial, expected, faulty_retraining
 
-from thrifty.config import Resources
-from thrifty.results import Run, read_json, read_jsonl
+from thrifty.config import Resources, read_study
+from thrifty.errors import ThriftyError
+from thrifty.networks import read_networks, trial_arguments, trial_keys, trial_name
+from thrifty.results import Run, open_run, read_json, read_jsonl
 from thrifty.trials import Spec, run_trials
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("faults")]
@@ -92,6 +96,40 @@ def test_storage_away_for_a_minute(tmp_path: Path) -> None:
     assert (row["status"], row["attempts"], row["faults"]) == ("done", 1, 0)
 
 
+@pytest.mark.usefixtures("ray_local")
+def test_memory_rates_and_disks_in_real_trainings(tmp_path: Path) -> None:
+    """Too little memory and a rate that is too high are got over; a loss that stays nan and a full disk are told, and the same
+    call goes on once that is mended, as if nothing had been."""
+    study = small_study()
+    run, other = small_run(tmp_path, study), small_run(tmp_path, study)
+    keys = trial_keys(study, list(read_networks(run)))
+    faults = dict(zip(sorted(keys), ("memory", "rate", "never", "disk", "", ""), strict=True))
+
+    def specs(of: Run, faulty: bool) -> list[Spec]:
+        found = [Spec(trial_name(of, key), of.retrain_trial(*key), trial_arguments(study, of, key), 3) for key in keys]
+        with_fault = [
+            replace(spec, arguments=spec.arguments | {"fault": faults[key]}) for key, spec in zip(keys, found, strict=True)
+        ]
+        return with_fault if faulty else found
+
+    with pytest.raises(ThriftyError, match="2 of 6 trials of retrain failed") as caught:
+        run_trials("retrain", faulty_retraining, specs(run, True), Resources(), run)
+    told = str(caught.value)
+    assert "learning rates down to 1/8 from the last good epoch did not help" in told and "the disk is full: free some" in told
+    run_trials("retrain", faulty_retraining, specs(other, False), Resources(), other)
+    names = {fault: key for key, fault in faults.items() if fault}
+    rows = {fault: read_jsonl(run.retrain_trial(*key).record) for fault, key in names.items()}
+    assert [row["pieces"] for row in rows["memory"]] == [2, 2, 2]
+    assert [row.get("rate_factor") for row in rows["rate"]] == [None, 0.5, 0.5]
+    assert len(rows["never"]) == len(rows["disk"]) == 1, "what was good is kept"
+    run_trials("retrain", faulty_retraining, specs(run, False), Resources(), run)
+    for key in keys:
+        one, same = run.retrain_trial(*key), other.retrain_trial(*key)
+        equal = one.weights.read_bytes() == same.weights.read_bytes()
+        assert one.done and equal == (faults[key] not in ("memory", "rate")), key
+        assert not list(one.folder.glob(".*.part")) and not one.checkpoint.exists()
+
+
 # drivers
 
 STAGES = ("search", "select", "retrain", "evaluate", "report")
@@ -116,11 +154,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def started(study: Path, results: Path) -> Iterator[subprocess.Popen[str]]:
+def started(study: Path, results: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`thrifty run` in a group of processes of its own; nothing of it stays where a test fails."""
     environment = {**os.environ, "THRIFTY_RESULTS": str(results), "RAY_TMPDIR": "/tmp"}
     with subprocess.Popen(
-        [sys.executable, "-u", "-W", "error", "-m", "thrifty", "run", str(study)],
+        [sys.executable, "-u", "-W", "error", "-m", "thrifty", "run", str(study), *options],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:
@@ -204,3 +242,24 @@ def test_a_driver_stopped_in_each_stage_and_started_again(
         rows = read_json(run.root / stage / "trials.json")["trials"]
         assert all(row["status"] == "done" and row["attempts"] >= 1 for row in rows)
     assert not list(run.root.rglob("*.part")) and not list(run.root.rglob("checkpoint*"))
+
+
+def test_a_study_goes_on_without_a_search_that_fails_if_it_bears_one(study: Path, tmp_path: Path) -> None:
+    """A file stands where the folder of a search is to be."""
+    run = open_run(tmp_path / "faults", read_study(study))
+    in_the_way = run.search / "b3000_w6_d3_e6_s1"
+    in_the_way.parent.mkdir()
+    in_the_way.touch()
+    for options, code in (((), 2), (("--max-failures", "1"), 0)):
+        with started(study, tmp_path, *options) as process:
+            out = process.communicate(timeout=PATIENCE_SECONDS)[0]
+        assert process.returncode == code and "1 of 2 trials of search failed: b3000_w6_d3_e6_s1: FileExistsError" in out, out
+    summary = read_json(run.summary)
+    (failed,) = summary["failed"]
+    assert (failed["stage"], failed["trial"]) == ("search", in_the_way.name) and failed["reason"].startswith("FileExistsError")
+    assert summary["blocks"]["search"]["seeds"] == [0] and summary["blocks"]["retrain"] == {"seeds": [0, 1], "left_out": []}
+    assert f"search {in_the_way.name} (FileExistsError" in run.report.read_text(encoding="utf-8")
+    in_the_way.unlink()
+    with started(study, tmp_path) as process:
+        out = process.communicate(timeout=PATIENCE_SECONDS)[0]
+    assert process.returncode == 0 and read_json(run.summary)["blocks"]["search"] == {"seeds": [0, 1], "left_out": []}, out
