@@ -107,10 +107,9 @@ def test_memory_rates_and_disks_in_real_trainings(tmp_path: Path) -> None:
 
     def specs(of: Run, faulty: bool) -> list[Spec]:
         found = [Spec(trial_name(of, key), of.retrain_trial(*key), trial_arguments(study, of, key), 3) for key in keys]
-        with_fault = [
-            replace(spec, arguments=spec.arguments | {"fault": faults[key]}) for key, spec in zip(keys, found, strict=True)
-        ]
-        return with_fault if faulty else found
+        if not faulty:
+            return found
+        return [replace(one, arguments=one.arguments | {"fault": faults[key]}) for key, one in zip(keys, found, strict=True)]
 
     with pytest.raises(ThriftyError, match="2 of 6 trials of retrain failed") as caught:
         run_trials("retrain", faulty_retraining, specs(run, True), Resources(), run)
