@@ -29,6 +29,7 @@ from thrifty.settled import later_searches, settled
 from thrifty.shelf import opened
 from thrifty.space.genotype import load
 from thrifty.space.schema import load_space
+from thrifty.statistics.blocks import OUTLIVED
 
 STUDY: dict[str, Any] = {
     "name": "grows",
@@ -155,7 +156,8 @@ def outcomes(run: Run) -> dict[Path, tuple[int, bytes]]:
 def test_a_study_bears_as_many_failed_trials_as_it_is_told(
     tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One of two searches and one of four retrainings fail: with 0 the first one stops it, with 1 the second, with 2 none."""
+    """One search and one of four retrainings fail: with 0 the first one stops it, with 1 the second, with 2 none. Seeds 2 and 3
+    race beside the failing one: one of them is stopped at a rung."""
     real = {"search": search_stage.search_trial, "retrain": retrain.retrain_trial}
 
     def search(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
@@ -173,7 +175,8 @@ def test_a_study_bears_as_many_failed_trials_as_it_is_told(
     monkeypatch.setattr(search_stage, "search_trial", search)
     monkeypatch.setattr(retrain, "retrain_trial", train)
     path = tmp_path / "grows.yaml"
-    path.write_text(yaml.safe_dump(study_of(seeds=2, retrain__seeds=2).model_dump(mode="json")))
+    halving = STUDY["search"] | {"epochs": 3, "scheduler": "halving", "halving": {"reference": 2, "rungs": 1}}
+    path.write_text(yaml.safe_dump(study_of(seeds=4, search=halving, retrain__seeds=2).model_dump(mode="json")))
 
     def thrifty(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
@@ -182,16 +185,16 @@ def test_a_study_bears_as_many_failed_trials_as_it_is_told(
         return int(ended.value.code or 0), out, err
 
     code, out, err = thrifty()
-    assert code == 2 and "1 of 2 trials of search failed: b3000" in err and "select (2 of 5)" not in out
+    assert code == 2 and "1 of 3 trials of search failed: b3000" in err and "select (2 of 5)" not in out
     code, out, err = thrifty("--max-failures", "1")
     assert code == 2 and "1 of 4 trials of retrain failed (1 more failed before): random_3000_0/seed_0: no memory" in err
     assert "the study goes on without (--max-failures 1)" in out and "evaluate (4 of 5)" not in out
     code, out, err = thrifty("--max-failures", "2")
     run, failed = Run(results / "grows"), {"search": "the loss is not finite", "retrain": "no memory"}
     assert (code, err) == (0, ""), err
-    (candidate,) = read_jsonl(run.candidates)
-    assert candidate["seed"] == 0
     summary = read_json(run.summary)
+    (dropped,) = summary["dropped"]
+    assert {row["seed"] for row in read_jsonl(run.candidates)} == {0, 5 - dropped["seed"]} and dropped["epochs_done"] == 2
     assert {row["stage"]: row["reason"] for row in summary["failed"]} == failed
     assert summary["failed"][1]["trial"] == "random_3000_0/seed_0" == summary["missing"][0]
     assert summary["blocks"]["search"]["seeds"] == [0] and summary["blocks"]["retrain"]["seeds"] == [1]
@@ -211,12 +214,18 @@ def test_a_study_bears_as_many_failed_trials_as_it_is_told(
         "1 of 2 retraining seeds are left out",
     ):
         assert reason in report
+    assert f"- {dropped['trial']}: {dropped['reason']}." in report and "3 of 4 search seeds are left out" in report
+    (setting,) = summary["stability"]["settings"]
+    assert setting["seeds"] == [0] and setting["agreement"] is None
     monkeypatch.setattr(search_stage, "search_trial", real["search"])
     monkeypatch.setattr(retrain, "retrain_trial", real["retrain"])
     assert thrifty()[0] == 0, "the same command tries them again"
     summary = read_json(run.summary)
     assert (summary["failed"], summary["missing"]) == ([], [])
-    assert [summary["blocks"][stage] for stage in ("search", "retrain")] == [{"seeds": [0, 1], "left_out": []}] * 2
+    assert summary["blocks"]["retrain"] == {"seeds": [0, 1], "left_out": []}
+    left_out = {row["seed"]: row["why"] for row in summary["blocks"]["search"]["left_out"]}
+    assert summary["blocks"]["search"]["seeds"] == [0, 1] == summary["stability"]["settings"][0]["seeds"]
+    assert left_out == {dropped["seed"]: f"{dropped['trial']} was {dropped['reason']}", 5 - dropped["seed"]: OUTLIVED}
 
 
 def test_a_finished_study_grows_without_redoing_anything(thrifty_run: Callable[..., Run]) -> None:

@@ -306,6 +306,27 @@ def test_a_ray_that_starts_too_slowly_is_started_once_more_and_then_told(monkeyp
     assert len(starts) == 4
 
 
+def test_a_signal_while_ray_starts_is_an_interruption() -> None:
+    """In a process of its own, since this one may be connected: Ray ends itself by SIGTERM with a handler of its own."""
+    code = "\n".join(
+        [
+            "import os, signal, sys",
+            "from thrifty import trials_connect",
+            "def init(address, **options):",
+            "    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))",
+            "    os.kill(os.getpid(), signal.SIGTERM)",
+            "trials_connect.ray.init = init",
+            "try:",
+            "    trials_connect.connect()",
+            "except KeyboardInterrupt:",
+            "    print('interrupted')",
+        ]
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr
+
+
 DRIVER = """
 import sys
 from pathlib import Path

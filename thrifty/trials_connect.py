@@ -40,6 +40,7 @@ def connect() -> None:
 
     Raises:
         ThriftyError: the cluster does not answer, or Ray cannot start.
+        KeyboardInterrupt: SIGINT or SIGTERM came meanwhile.
     """
     if ray.is_initialized():
         return
@@ -52,6 +53,8 @@ def connect() -> None:
         try:
             ray.init(address, **(LOGS | LOCAL | {"_temp_dir": str(_temporary_folder())} if local else LOGS))
             break
+        except SystemExit:  # how Ray ends by SIGTERM while it starts: without a word, and with another exit code
+            raise KeyboardInterrupt from None
         except Exception as error:  # Ray raises bare ones too, as for a start that takes too long
             if left == 0:
                 what = "Ray cannot start on this machine" if local else f"no Ray cluster answers at RAY_ADDRESS={address}"
