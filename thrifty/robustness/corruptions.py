@@ -64,7 +64,7 @@ def bias_field(image: np.ndarray, strength: float, random: np.random.Generator, 
 
     orders = np.add.outer(np.arange(DEGREE + 1), np.arange(DEGREE + 1))
     weights = np.where((orders > 0) & (orders <= DEGREE), random.standard_normal(orders.shape), 0.0)
-    field = leggrid2d(*(np.linspace(-1, 1, size) for size in image.shape[1:]), weights)
+    field = leggrid2d(np.linspace(-1, 1, image.shape[1]), np.linspace(-1, 1, image.shape[2]), weights)
     low, _ = percentiles(image)
     factor = np.exp(strength * field / np.abs(field).max()).astype(np.float32)
     return low + (image - low) * factor

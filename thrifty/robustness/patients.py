@@ -27,8 +27,8 @@ def subgroups(rows: Sequence[Row], groups: Mapping[str, Mapping[str, str]]) -> l
 
     Returns:
         By column: `values`, each with `value`, `cases`, `patients` and, by network, `dice` (mean over patients, seeds averaged)
-        and `ci95` (None below FEWEST patients); `gaps`: by network the `high` and `low` value, and the `difference` of their Dice,
-        among values with FEWEST patients; `largest`: the network with the largest of these, or None.
+        and `ci95` (None below FEWEST patients); `gaps`: by network the `high` and `low` value, and the `difference` of their
+        Dice, among values with FEWEST patients; `largest`: the network with the largest of these, or None.
     """
     columns = dict.fromkeys(column for case in dict.fromkeys(row["case"] for row in rows) for column in groups.get(case, {}))
     return [_column(column, rows, groups) for column in columns]

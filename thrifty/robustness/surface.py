@@ -48,7 +48,7 @@ def surface_rows(
     kept = labels.counted(truth)
     rows = []
     for index in labels.foreground(classes, overlapping):
-        pair = (labels.pixels_of(mask, index, overlapping) & kept for mask in (prediction, truth))
-        assd, nsd = surface_distances(*pair, spacing_mm, tolerance)
+        found, there = (labels.pixels_of(mask, index, overlapping) & kept for mask in (prediction, truth))
+        assd, nsd = surface_distances(found, there, spacing_mm, tolerance)
         rows.append({"class": index, "assd": assd, "nsd": nsd, "unit": "px" if spacing_mm is None else "mm"})
     return rows
