@@ -95,7 +95,7 @@ def _mean(values: Any) -> float:
 
 
 def some_cases(store: Store, indices: Sequence[int], most: int) -> list[int]:
-    """Of the cases at `indices` at most `most`, whole patients, chosen by names alone; of a patient larger than that its first ones."""
+    """Of the cases at `indices` at most `most`: whole patients, chosen by their names, or the first cases of a larger one."""
     by_patient: dict[str, list[int]] = {}
     for index in indices:
         by_patient.setdefault(store.cases[index].patient, []).append(index)
