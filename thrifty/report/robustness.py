@@ -24,8 +24,8 @@ OBJECTS_NOTE = (
 )
 CALIBRATION_NOTE = (
     "Of the probabilities of foreground classes, before post-processing, in ten bins over all pixels. ECE: |mean probability - "
-    "share of pixels that are of the class|, weighted by pixels; `ECE above 0.1`: without the first bin, in which nearly all of the "
-    "background is; MCE: the largest of a single bin."
+    "share of pixels that are of the class|, weighted by pixels; `ECE above 0.1`: without the first bin, in which nearly all of "
+    "the background is; MCE: the largest of a single bin."
 )
 
 
@@ -188,15 +188,10 @@ def _surfaces(found: Row | None) -> list[str]:
     if not found:
         return []
     unit, tolerance = found["unit"], f"{found['tolerance']:g}"
-    rows = [
-        [
-            name,
-            number(one["assd"]["mean"], 2) if one["assd"] else ABSENT,
-            _span(one["assd"]["ci95"], 2) if one["assd"] else ABSENT,
-        ]
-        + [number(one["nsd"]["mean"]), _span(one["nsd"]["ci95"])]
-        for name, one in found["networks"].items()
-    ]
+    rows = []
+    for name, one in found["networks"].items():
+        assd, nsd = one["assd"] or {"mean": None, "ci95": None}, one["nsd"]
+        rows.append([name, number(assd["mean"], 2), _span(assd["ci95"], 2), number(nsd["mean"]), _span(nsd["ci95"])])
     words = {
         "mm": f"Distances are in mm, as the spacing of the images is known; NSD allows {tolerance} mm.",
         "px": f"Distances are in pixels, as the spacing of the images is not known; NSD allows {tolerance} pixels.",
