@@ -72,12 +72,8 @@ def robustness_pictures(found: Row | None, folder: Path) -> Pictures:
     if found and found["calibration"]:
         curves = {name: values["curve"] for name, values in found["calibration"].items()}
         draw_reliability(curves, folder / "reliability.svg")
-        drawn.append(
-            (
-                "reliability.svg",
-                "share of pixels that are of a class against the probability given to it; dashed: as it should be",
-            )
-        )
+        caption = "share of pixels that are of a class against the probability given to it; dashed: as it should be"
+        drawn.append(("reliability.svg", caption))
     return drawn
 
 
