@@ -46,7 +46,9 @@ def test_surfaces_are_those_of_all_pairs_of_pixels(seed: int, spacing: tuple[flo
 def test_surfaces_of_empty_masks_and_their_unit() -> None:
     none, some = np.zeros((6, 8), bool), np.eye(6, 8, dtype=bool)
     assert surface_distances(none, none, None, 1) == (0.0, 1.0)
-    assert surface_distances(some, none, (3.0, 4.0), 1) == surface_distances(none, some, (3.0, 4.0), 1) == (math.hypot(18, 32), 0.0)
+    assert (
+        surface_distances(some, none, (3.0, 4.0), 1) == surface_distances(none, some, (3.0, 4.0), 1) == (math.hypot(18, 32), 0.0)
+    )
     truth = np.where(some, 2, 0).astype(np.uint8)
     first, second = surface_rows(truth, truth, 3, False, None, 1.0)
     assert (first["class"], first["assd"], first["unit"]) == (1, 0.0, "px") and (second["class"], second["nsd"]) == (2, 1.0)
