@@ -245,7 +245,7 @@ def test_kinds_of_real_ultrasound(real_data: Callable[[str], Path], tmp_path: Pa
     lines = [f"{case},{patient},{case.partition('_')[0]}" for case, patient in owners.items()]
     (folder / "groups.csv").write_text("\n".join(["case,patient,kind", *lines]))
     recipe = {"epochs": 1, "steps": 1, "validate_every": 1, "random": 0, "seeds": 1, "baselines": []}
-    study = small_study(recipe, data={"source": str(folder), "patch": 32, "max_cases": 60}, evaluate={"robustness": False})
+    study = small_study(recipe, data={"source": str(folder), "patch": 32, "max_cases": 32}, evaluate={"robustness": False})
     made = small_run(tmp_path, study)
     key = (NAMES[0], 0, None)
     retrain.retrain_trial(trial_arguments(study, made, key), made.retrain_trial(*key), lambda row: None)

@@ -89,11 +89,13 @@ def _paired(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     cells = []
+    untested = [PAIRED_COLUMNS.index("p (Holm)")] if "p_holm" not in rows[0] else []
     for row in rows:
         span = " to ".join(_points(value) for value in row["ci95"]) if row["ci95"] else ABSENT
         p = probability(row.get("p_holm"))
         cells.append([row["found"], row["against"], _points(row["difference"]), span, p, str(row["patients"])])
-    return [table(PAIRED_COLUMNS, cells)]
+    kept = [place for place in range(len(PAIRED_COLUMNS)) if place not in untested]
+    return [table([PAIRED_COLUMNS[place] for place in kept], [[line[place] for place in kept] for line in cells])]
 
 
 def _share(value: float | None) -> str:
