@@ -20,9 +20,11 @@ from thrifty.data.prepare import open_prepared
 from thrifty.errors import ThriftyError
 from thrifty.networks import read_networks, trial_arguments, trial_keys
 from thrifty.predictor import load
+from thrifty.preflight import validate
 from thrifty.results import Run, open_run, read_json, write_json
 from thrifty.robustness.corruptions import CORRUPTIONS, worsened_image, worsened_mask
 from thrifty.robustness.trial import some_cases
+from thrifty.space.schema import load_space
 
 RECIPE = {"epochs": 1, "steps": 4, "validate_every": 1, "random": 0}
 STUDY = small_study(RECIPE, evaluate={"corruption_cases": 2})
@@ -201,6 +203,10 @@ def test_a_second_data_set(run: Run, second: Callable[..., Path], monkeypatch: p
     assert not run.transfer_data.exists()
     with pytest.raises(ThriftyError, match="nowhere"):
         again(run, transfer=str(folder / "nowhere"), robustness=False)
+    elsewhere = small_study(RECIPE, evaluate={"transfer": str(folder / "nowhere")})
+    with pytest.raises(ThriftyError, match=r"evaluate\.transfer: .*nowhere"):
+        validate(elsewhere, open_prepared(run), load_space("tiny"))
+    assert validate(small_study(RECIPE, evaluate={"transfer": str(folder)}), open_prepared(run), load_space("tiny"))
 
 
 def test_results_of_nnunet_and_the_report(run: Run, tmp_path: Path) -> None:

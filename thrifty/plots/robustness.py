@@ -35,7 +35,7 @@ def draw_corruptions(found: Row, path: Path) -> None:
                 dice = [network["undisturbed"], *network["dice"][corruption]]
                 label = name if corruption == names[0] else None
                 axes.plot(range(len(dice)), dice, markersize=4, linewidth=1.2, label=label, **look(place))
-            axes.set_xticks(range(1 + len(about["strengths"])), ["0", *(f"{strength:g}" for strength in about["strengths"])])
+            axes.set_xticks(range(1 + len(about["strengths"])), ["none", *(f"{strength:g}" for strength in about["strengths"])])
             axes.set_title(corruption.replace("_", " "), loc="left", fontsize=10)
             axes.set_xlabel(about["unit"], fontsize=9)
             axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)

@@ -68,7 +68,7 @@ def robustness_pictures(found: Row | None, folder: Path) -> Pictures:
     drawn: Pictures = []
     if found and found["corruptions"]:
         draw_corruptions(found["corruptions"], folder / "robustness.svg")
-        drawn.append(("robustness.svg", "Dice of worse test images by corruption and strength; at 0 the images as they are"))
+        drawn.append(("robustness.svg", "Dice of worse test images by corruption and strength; at none the images as they are"))
     if found and found["calibration"]:
         curves = {name: values["curve"] for name, values in found["calibration"].items()}
         draw_reliability(curves, folder / "reliability.svg")

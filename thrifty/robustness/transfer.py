@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from thrifty.config import Study
+from thrifty.config import Data, Study
 from thrifty.data.store import Store, build_store
 from thrifty.errors import ThriftyError
 from thrifty.networks import Key, trial_arguments, trial_name
@@ -32,14 +32,18 @@ def transfer_store(study: Study, run: Run, trained: Store) -> Store | None:
     index = run.transfer_data / "index.json"
     if index.is_file() and read_json(index).get("made_from", {}).get("source") != source:
         shutil.rmtree(run.transfer_data)
-    data = study.data.model_copy(update={"source": source, "max_cases": None, "rois": None})
-    store = build_store(data, run.transfer_data)
+    store = build_store(second_data(study.data, source), run.transfer_data)
     if wrong := _differences(store, trained):
         shutil.rmtree(run.transfer_data)
         raise ThriftyError(
             f"evaluate.transfer: {source} has {'; '.join(wrong)}; give a data set of the same channels and classes, or none"
         )
     return store
+
+
+def second_data(data: Data, source: str) -> Data:
+    """Read by the keys of the first data set, but for those that choose among its cases."""
+    return data.model_copy(update={"source": source, "max_cases": None, "rois": None})
 
 
 def _differences(store: Store, trained: Store) -> list[str]:
