@@ -47,10 +47,10 @@ def train_finalists(study: Study, run: Run, finalists: Iterable[dict[str, Any]],
         finalists: rows with hash and genotype; a network that comes more than once is trained once.
 
     Returns:
-        By hash.
+        By hash; without networks of which a training failed, where the study bears that.
 
     Raises:
-        ThriftyError: trials that failed, or an interruption; what has finished is kept.
+        ThriftyError: more trials failed than the study bears, or an interruption; what has finished is kept.
     """
     from thrifty.trials import run_trials
 
@@ -61,7 +61,8 @@ def train_finalists(study: Study, run: Run, finalists: Iterable[dict[str, Any]],
     seeds = range(study.select.short_seeds)
     specs = [_spec(study, run, network, seed, number) for seed in seeds for network in genotypes]
     run_trials("select", short_trial, specs, study.resources, run)
-    return {network: _trained(run, network, seeds, number) for network in genotypes}
+    done = [network for network in genotypes if all(run.short_trial(network, seed, number).done for seed in seeds)]
+    return {network: _trained(run, network, seeds, number) for network in done}
 
 
 def _spec(study: Study, run: Run, network: str, seed: int, number: int) -> Spec:

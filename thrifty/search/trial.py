@@ -32,10 +32,11 @@ SCHEMA = 1
 def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
     """One differentiable search, resumed from its checkpoint where there is one. It sees neither selection nor test cases.
 
-    Writes the supernet's weights, the learnt distribution, the decoded genotype, epochs.jsonl and, last, result.json.
+    Writes the supernet's weights, the learnt distribution, the decoded genotype, epochs.jsonl and, last, result.json. Up to a
+    rung (`until`) it writes checkpoint and epochs.jsonl only; called again it goes on as if it had never stopped.
 
     Args:
-        arguments: run (folder), setting (of thrifty.search.setting), seed, cpus, gpus, device.
+        arguments: run (folder), setting (of thrifty.search.setting), seed, cpus, gpus, device, and maybe until (epochs).
         trial: where to write.
         report: is given each epoch's record.
     """
@@ -45,7 +46,9 @@ def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> Non
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
     search = make_search(study, space, prepared, setting, arguments["seed"], device)
-    record = run_epochs(search, setting.epochs, trial, report)
+    record = run_epochs(search, arguments.get("until", setting.epochs), trial, report)
+    if len(record) < setting.epochs:
+        return
     decoded = search.decode()
     dice = architecture_dice(study, prepared, search, decoded)
     store = prepared.store
