@@ -46,10 +46,10 @@ Row = dict[str, Any]
 def run_stage(study: Study, run: Run) -> None:
     """Measures every finished retraining on the test cases, then writes tables, examples, ledger and summary.
 
-    Retrainings that are still to come are named in the summary under `missing`, and measured when the stage runs again.
+    Retrainings that failed or are still to come are named in the summary under `missing`, and measured when the stage runs again.
 
     Raises:
-        ThriftyError: nothing is retrained yet, or trials that failed.
+        ThriftyError: nothing is retrained yet, or more trials failed than the study bears.
     """
     from thrifty.trials import run_trials
 
@@ -61,6 +61,8 @@ def run_stage(study: Study, run: Run) -> None:
     prepared = open_prepared(run)
     more = More(study, run, prepared, keys)
     run_trials("evaluate", measure, [*trial_specs(study, run, keys), *more.specs()], study.resources, run)
+    missing += [trial_name(run, key) for key in keys if not run.evaluate_trial(*key).done]
+    keys = [key for key in keys if run.evaluate_trial(*key).done]
     results = [read_json(run.evaluate_trial(*key).result) for key in keys]
     rows = [row for result in results for row in result["cases"]]
     volumes = per_volume(rows)

@@ -209,6 +209,7 @@ class Trial:
 
     folder: Path
     keep: Keep = "best"  # which checkpoints stay when it has finished
+    pause: int | None = None  # epochs after which it is to wait for a decision; None: it runs to its end
 
     @property
     def checkpoint(self) -> Path:
@@ -233,6 +234,11 @@ class Trial:
     def result(self) -> Path:
         """The outcome; it exists exactly when the trial has finished."""
         return self.folder / "result.json"
+
+    @property
+    def dropped(self) -> Path:
+        """Why it was stopped before its end, and after how many epochs; its checkpoint stays. See docs/halving.md."""
+        return self.folder / "dropped.json"
 
     @property
     def error(self) -> Path:
@@ -260,6 +266,18 @@ class Trial:
     @property
     def done(self) -> bool:
         return self.result.is_file()
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to do for it now: it is done, or has come as far as it is to go for a decision."""
+        return self.done or (self.pause is not None and len(read_jsonl(self.record)) >= self.pause)
+
+    @property
+    def state(self) -> str:
+        """What files say of it while it does not run: done, dropped, paused or waiting."""
+        if self.done:
+            return "done"
+        return "dropped" if self.dropped.is_file() else "paused" if self.settled else "waiting"
 
     def drop_checkpoints(self) -> None:
         """Removes what a finished trial is not to keep."""

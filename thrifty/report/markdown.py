@@ -96,6 +96,9 @@ def _still_missing(facts: Facts) -> list[str]:
     missing = (facts.summary or {}).get("missing", [])
     if missing:
         lines.append(f"Trainings that had not finished and are not in the table: {', '.join(missing)}.")
+    failed = [f"{row['stage']} {row['trial']} ({row['reason']})" for row in (facts.summary or {}).get("failed", [])]
+    if failed:
+        lines.append(f"Trials that failed: {'; '.join(failed)}.")
     noted = (facts.summary or {}).get("notes", [])
     return [*lines, *(["\n".join(f"- {note}." for note in noted)] if noted else [])]
 
@@ -138,6 +141,8 @@ def _searches(facts: Facts, pictures: Pictures) -> list[str]:
         )
     else:
         lines.append("No search has finished yet; `thrifty search` comes before this table.")
+    if facts.dropped:
+        lines.append("\n".join(["Stopped early:\n", *(f"- {row['trial']}: {row['reason']}." for row in facts.dropped)]))
     if facts.running:
         lines.append(f"Searches that have started and not finished: {facts.running}.")
     return [*lines, *(images(pictures) or ["There are no records of epochs to draw."])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from thrifty.config import Study
 from thrifty.data.prepare import Prepared
 from thrifty.metrics import present_classes
 from thrifty.networks import Key
-from thrifty.results import Run, read_json
+from thrifty.results import Run, Trial, read_json
 from thrifty.robustness.calibration import calibration
 from thrifty.robustness.disturbed import disturbed, disturbed_rows
 from thrifty.robustness.nnunet import read_nnunet, taken_in
@@ -48,7 +48,7 @@ class More:
         return specs + (transfer_specs(self.study, self.run, self.keys, self.second) if self.second else [])
 
     def tables(self) -> dict[str, list[Row]]:
-        """Rows by the names of `Run.robustness_tables`; only tables that have any. All trials have finished."""
+        """Rows by the names of `Run.robustness_tables`; only tables that have any. Of trials that have finished."""
         tables = {"transfer": [row for result in self._transferred() for row in result["cases"]]}
         results = self._looked()
         tables["corruptions"] = [row for result in results for row in disturbed_rows(result, self.store)]
@@ -68,7 +68,7 @@ class More:
             "subgroups": subgroups(counted, groups),
             "worst": worst_patients({name: patient_means(mine) for name, mine in by_name.items()}, _cases(counted)),
             "nnunet": taken_in(self.taken, counted, counted_volumes) if self.taken else None,
-            "transfer": self._transfer() if self.second else None,
+            "transfer": self._transfer() if self._transferred() else None,
             "corruptions": disturbed([row for r in results for row in disturbed_rows(r, self.store) if row["class"] in present]),
             "surfaces": self._surfaces(results, present, evaluate.surface_tolerance) if results else None,
             "objects": self._objects(results, present) if results else None,
@@ -76,10 +76,15 @@ class More:
         }
 
     def _looked(self) -> list[Row]:
-        return [read_json(self.run.robustness_trial(*key).result) for key in self.keys] if self.study.evaluate.robustness else []
+        return self._finished(self.run.robustness_trial) if self.study.evaluate.robustness else []
 
     def _transferred(self) -> list[Row]:
-        return [read_json(self.run.transfer_trial(*key).result) for key in self.keys] if self.second else []
+        return self._finished(self.run.transfer_trial) if self.second else []
+
+    def _finished(self, trial_of: Callable[..., Trial]) -> list[Row]:
+        """Trials that were given up are left out; summary.json names them under `failed`."""
+        trials = [trial_of(*key) for key in self.keys]
+        return [read_json(trial.result) for trial in trials if trial.done]
 
     def _named(self, result: Row, kind: str) -> Iterable[Row]:
         """The rows of a result with all that says what they are of."""
