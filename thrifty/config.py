@@ -273,6 +273,11 @@ class Evaluate(Section):
     window: PositiveInt = 512  # images larger than this are predicted by a sliding window of this size, pixels
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     batch: PositiveInt = 8
+    robustness: bool = True  # objects, surfaces and calibration of every training, and worse images for the first seed
+    corruption_cases: PositiveInt = 100  # test cases that are made worse at most: whole patients
+    surface_tolerance: Annotated[float, Field(gt=0)] = 2.0  # of NSD: mm where the spacing is known, otherwise pixels
+    transfer: str | None = None  # a second data set, named as data.source: all of its cases are test cases
+    nnunet: str | None = None  # summary.json of nnU-Net on the test cases, absolute or below THRIFTY_DATA
 
 
 class Resources(Section):

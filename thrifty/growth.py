@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Keys that may change between two runs of one study: they change where it runs, not what comes out.
-FREE_KEYS = frozenset({"resources"})
+# Keys that may change between two runs of one study: they change where it runs, or what more is measured of trained networks.
+MEASURED = ("robustness", "corruption_cases", "surface_tolerance", "transfer", "nnunet")
+FREE_KEYS = frozenset({"resources", *(f"evaluate.{key}" for key in MEASURED)})
 GROWING = (
     "seeds", "budgets", "search.halving.reference", "retrain.seeds", "retrain.random", "retrain.decoded", "retrain.baselines",
 )  # fmt: skip
@@ -38,7 +39,7 @@ def added(old: Values, new: Values) -> list[str]:
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [k for k in {**old, **new} if (prefix or k not in FREE_KEYS) and f"{prefix}{k}" not in GROWING]
+        keys = [k for k in {**old, **new} if f"{prefix}{k}" not in FREE_KEYS and f"{prefix}{k}" not in GROWING]
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}{k}.")]
     key = prefix.rstrip(".")
     return [] if old == new or SWITCHES.get(key) == (old, new) else [f"{key} was {old!r}, now {new!r}"]

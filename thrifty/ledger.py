@@ -13,7 +13,7 @@ RESULTS = {  # where the trials of each stage leave their result.json
     "search": "search/*/result.json",
     "select": "select/**/result.json",  # the scoring, and each short training
     "retrain": "retrain/*/*/result.json",
-    "evaluate": "evaluate/trials/*/*/result.json",
+    "evaluate": "evaluate/*/*/*/result.json",  # measured, measured for robustness, measured on a second data set
 }
 OF_DROPPED = {"trial", "seed", "budget", "width", "levels", "epochs", "reason", "seconds", "cpus", "gpus"}
 Row = dict[str, Any]

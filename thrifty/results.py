@@ -154,6 +154,25 @@ class Run:
         """Beside the retraining of the same name: its predictions of the test cases, measured."""
         return Trial(self.root / "evaluate" / "trials" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
 
+    def robustness_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
+        """Beside `evaluate_trial`: objects, surfaces, calibration and Dice of worse images."""
+        return Trial(self.root / "evaluate" / "robustness" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
+
+    def transfer_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
+        """Beside `evaluate_trial`: the same of a second data set."""
+        return Trial(self.root / "evaluate" / "transfer" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
+
+    @property
+    def transfer_data(self) -> Path:
+        """The second data set, decoded."""
+        return self.root / "evaluate" / "transfer_data"
+
+    @property
+    def robustness_tables(self) -> dict[str, Path]:
+        """Tables of `evaluate`, by what is in them."""
+        names = {"corruptions": "robustness", **{name: name for name in ("objects", "surfaces", "calibration", "transfer")}}
+        return {name: self.root / "evaluate" / f"{file}.csv" for name, file in names.items()}
+
     @property
     def examples(self) -> Path:
         """A list of {case, rank, dice, network, seed, file}: predicted label maps for the report, `file` below the run folder."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from thrifty.config import Study
 from thrifty.data.prepare import open_prepared
 from thrifty.nets.build import build_network, genotype_spec
+from thrifty.prior import begin_at_frequencies
 from thrifty.results import Run, Trial, read_json, read_run
 from thrifty.scratch import make_trainee
 from thrifty.space.genotype import canonical, from_json, load, save
@@ -110,7 +111,9 @@ def short_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None
     device = choose_device(arguments["device"])
     seed = SEED + arguments["seed"] + NEXT_ROUND * arguments["round"]
     seed_everything(seed, threads_for(arguments["cpus"]))
-    trainee = make_trainee(build_network(spec).to(device), short, prepared, prepared.splits, seed, device)
+    network, store = build_network(spec), prepared.store
+    begin_at_frequencies(network, study.loss, store, store.indices(prepared.splits.training))
+    trainee = make_trainee(network.to(device), short, prepared, prepared.splits, seed, device)
     record = run_epochs(trainee, short.retrain.epochs, trial, report)
     result = {
         "schema": SCHEMA,

@@ -9,6 +9,7 @@ from thrifty.report.elements import ABSENT, images, number, table
 from thrifty.report.facts import Facts, Row
 from thrifty.report.false_positives import false_positive_section
 from thrifty.report.pictures import Pictures
+from thrifty.report.robustness import robustness_section, taken_in_row
 from thrifty.report.selection import selection_section
 from thrifty.report.statistics import stability_section, statistics_section
 from thrifty.report.verdict import Comparison, interval_text, signed_points, verdict_text
@@ -43,6 +44,7 @@ def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mappi
         *_comparisons(comparisons),
         *statistics_section((facts.summary or {}).get("statistics")),
         *false_positive_section(facts.networks),
+        *robustness_section((facts.summary or {}).get("robustness"), pictures["robustness"]),
         *_searches(facts, pictures["searches"]),
         *stability_section((facts.summary or {}).get("stability")),
         *selection_section(facts.selection, pictures["selection"]),
@@ -61,6 +63,7 @@ def _networks(facts: Facts, pictures: Pictures) -> list[str]:
     labels = list(dict.fromkeys(label for network in facts.networks for label in network["dice_per_class"]))
     columns = [*COMMON_COLUMNS, *(f"Dice {label}" for label in labels), *LAST_COLUMNS]
     rows = [_network_row(network, labels) for network in facts.networks]
+    rows += taken_in_row((facts.summary or {}).get("robustness"), columns)
     return ["## Networks", table(columns, rows), NETWORKS_NOTE, *_still_missing(facts), *images(pictures)]
 
 

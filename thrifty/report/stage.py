@@ -6,6 +6,7 @@ from thrifty.config import Study
 from thrifty.report import pictures
 from thrifty.report.facts import gather
 from thrifty.report.markdown import report_text
+from thrifty.report.robustness import robustness_pictures
 from thrifty.report.verdict import compare
 from thrifty.results import Run, write_text
 
@@ -24,5 +25,6 @@ def run_stage(study: Study, run: Run) -> None:
         "selection": pictures.selection(facts, folder),
         "genotypes": pictures.genotypes(facts, folder),
         "cases": pictures.cases(facts, folder),
+        "robustness": robustness_pictures((facts.summary or {}).get("robustness"), folder),
     }
     write_text(run.report, report_text(facts, compare(facts.networks, facts.scores), drawn))

@@ -15,6 +15,7 @@ from thrifty.inference import inherited_dice
 from thrifty.losses import loss_for
 from thrifty.nets.supernet import HardNetwork
 from thrifty.nets.supernet_file import save_supernet
+from thrifty.prior import begin_at_frequencies
 from thrifty.results import Trial, read_run, write_json
 from thrifty.search.measures import COLLAPSED, SearchData, parameter_free_share
 from thrifty.search.setting import Setting
@@ -85,7 +86,9 @@ def make_search(
         loss_for(study.loss, store, store.indices(splits.training)),
     )
     costs = Costs(space, setting.width, setting.levels, store.channels, store.classes, depth=study.search.depth)
-    return DifferentiableSearch(costs, setting, study.search, data, device, seed)
+    search = DifferentiableSearch(costs, setting, study.search, data, device, seed)
+    begin_at_frequencies(search.supernet, study.loss, store, store.indices(splits.training))
+    return search
 
 
 def architecture_dice(study: Study, prepared: Prepared, search: DifferentiableSearch, decoded: Decoded) -> float:

@@ -41,8 +41,8 @@ def paired_tests(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
 
 
 def rivals(found: str, names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(name of the rival, its networks): of the same budget the scaled U-Net, random networks (as one rival) and what the searches
-    decoded by themselves (as one rival); U-Net, UNet++."""
+    """(name of the rival, its networks): of the same budget the scaled U-Net, and, each as one rival, random networks and
+    what the searches decoded by themselves; U-Net, UNet++."""
     budget = found.removeprefix("found_")
     random = [name for name in names if name.startswith(f"random_{budget}_")]
     listed = [(name, [name]) for name in names if name == f"scaled_unet_{budget}"]

@@ -26,8 +26,8 @@ def search_rows(means: Mapping[str, float]) -> list[dict[str, Any]]:
     Args:
         means: Dice of every network, mean over its retraining seeds.
 
-    `ci95` and `p` are Welch's t interval and test of the difference between decoded and random networks (Welch 1947), each network
-    being one observation: they speak of other search seeds and other random genotypes, on these patients.
+    `ci95` and `p` are Welch's t interval and test of the difference between decoded and random networks (Welch 1947), each
+    network being one observation: they speak of other search seeds and other random genotypes, on these patients.
     """
     return [_row(name.removeprefix("found_"), name, means) for name in means if _is_searched(name, list(means))]
 
