@@ -29,7 +29,7 @@ from thrifty.robustness.study import More
 from thrifty.robustness.transfer import KIND as TRANSFER
 from thrifty.robustness.trial import KIND as ROBUSTNESS
 from thrifty.robustness.trial import robustness_trial
-from thrifty.summary import summarise
+from thrifty.summary import counted_keys, rows_of, summarise
 from thrifty.train import Report, choose_device, seed_everything, threads_for
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def run_stage(study: Study, run: Run) -> None:
     write_json(run.ledger, ledger(run))
     summary = summarise(study, run, prepared, keys, missing, rows, volumes)
     _write_tables(run, more)
-    write_json(run.summary, {**summary, "robustness": more.summary(rows, volumes)})
+    counted = counted_keys(study, run, keys, missing)
+    robustness = more.of(counted).summary(rows_of(counted, rows), rows_of(counted, volumes))
+    write_json(run.summary, {**summary, "robustness": robustness})
 
 
 def _write_tables(run: Run, more: More) -> None:

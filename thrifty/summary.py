@@ -61,11 +61,9 @@ def summarise(
     names = list(dict.fromkeys(network for network, _, _ in keys))
     spacing_mm = {case.name: case.spacing_mm for case in store.cases}
     present = present_classes(rows)
-    folds: list[int | None] = [None] if study.retrain.folds == 1 else list(range(study.retrain.folds))
-    search, retrain = search_blocks(study, run), retrain_blocks(keys, folds, why_missing(run, missing))
-    own = {name: _seeds_of(name, keys, retrain) for name in names}
-    keys = [key for key in keys if key[1] in own[key[0]]]
-    rows, volumes = ([row for row in table if row["seed"] in own[row["network"]]] for table in (rows, volumes))
+    search, retrain = search_blocks(study, run), _retrain_blocks(study, run, keys, missing)
+    keys = counted_keys(study, run, keys, missing)
+    rows, volumes = (rows_of(keys, table) for table in (rows, volumes))
     counted = [[row for row in table if row["class"] in present] for table in (rows, volumes)]
     networks = []
     for name in names:
@@ -104,6 +102,24 @@ def summarise(
         "stability": stability(study, run, search, retrain),
         "cost": ledger(run)["cost"],
     }
+
+
+def _retrain_blocks(study: Study, run: Run, keys: Sequence[Key], missing: Sequence[str]) -> Blocks:
+    folds: list[int | None] = [None] if study.retrain.folds == 1 else list(range(study.retrain.folds))
+    return retrain_blocks(keys, folds, why_missing(run, missing))
+
+
+def counted_keys(study: Study, run: Run, keys: Sequence[Key], missing: Sequence[str]) -> list[Key]:
+    """Of the measured trainings those whose seeds count; of a network without any such seed all."""
+    blocks = _retrain_blocks(study, run, keys, missing)
+    own = {name: _seeds_of(name, keys, blocks) for name in dict.fromkeys(network for network, _, _ in keys)}
+    return [key for key in keys if key[1] in own[key[0]]]
+
+
+def rows_of(keys: Sequence[Key], rows: Sequence[Row]) -> list[Row]:
+    """Of a table those of these trainings."""
+    wanted = {key[:2] for key in keys}
+    return [row for row in rows if (row["network"], row["seed"]) in wanted]
 
 
 def _seeds_of(network: str, keys: Sequence[Key], blocks: Blocks) -> set[int]:

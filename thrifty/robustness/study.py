@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,12 @@ class More:
         self.study, self.run, self.store, self.keys = study, run, prepared.store, keys
         self.taken = read_nnunet(study, prepared.store)
         self.second = transfer_store(study, run, prepared.store)
+
+    def of(self, keys: Sequence[Key]) -> More:
+        """The same of these networks alone."""
+        other = copy.copy(self)
+        other.keys = keys
+        return other
 
     def specs(self) -> list[Spec]:
         """The trials; those that are done already among them."""
