@@ -55,7 +55,7 @@ def make_scores(minutes: float) -> None:
     from thrifty.results import open_run, read_json, write_json
     from thrifty.search.measures import batch_dice
     from thrifty.search.setting import settings_of
-    from thrifty.search.stage import arguments, trial_name
+    from thrifty.search.stage import arguments
     from thrifty.search.trial import search_trial
     from thrifty.space.genotype import to_json
     from thrifty.space.sample import random_genotype
@@ -68,7 +68,7 @@ def make_scores(minutes: float) -> None:
     prepared, space = prepare(study, run), pin_space(study, run)
     store = prepared.store
     (setting,) = settings_of(study, space, store.channels, store.classes)
-    trial = run.search_trial(trial_name(setting, 0))
+    trial = run.search_trial(setting.trial(0))
     if not trial.done:
         search_trial(arguments(study, run, setting, 0), trial, lambda row: None)
         print(f"search: {time.perf_counter() - start:.0f} s", flush=True)

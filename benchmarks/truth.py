@@ -56,7 +56,7 @@ def make_table(minutes: float) -> None:
     from thrifty.nets.supernet_file import load_supernet
     from thrifty.results import open_run
     from thrifty.search.setting import settings_of
-    from thrifty.search.stage import arguments, trial_name
+    from thrifty.search.stage import arguments
     from thrifty.search.trial import search_trial
     from thrifty.space.schema import pin_space
     from thrifty.space.size import all_genotypes
@@ -68,7 +68,7 @@ def make_table(minutes: float) -> None:
     prepared, space = prepare(study, run), pin_space(study, run)
     store = prepared.store
     (setting,) = settings_of(study, space, store.channels, store.classes)
-    names = [trial_name(setting, seed) for seed in study.search_seeds]
+    names = [setting.trial(seed) for seed in study.search_seeds]
     for name, seed in zip(names, study.search_seeds, strict=True):
         if not run.search_trial(name).done:
             search_trial(arguments(study, run, setting, seed), run.search_trial(name), lambda row: None)

@@ -19,7 +19,6 @@ from thrifty.nets.supernet import Supernet
 from thrifty.nets.supernet_file import save_supernet
 from thrifty.results import Run, write_json, write_jsonl
 from thrifty.search.setting import settings_of
-from thrifty.search.stage import trial_name
 from thrifty.space.cost import Costs
 from thrifty.space.decode import decode
 from thrifty.space.genotype import genotype_hash, to_json
@@ -36,7 +35,7 @@ def searched_by_hand(root: Path, **select: Any) -> tuple[Study, Run]:
     rows = []
     for setting in settings_of(study, space, store.channels, store.classes):
         for seed in study.search_seeds:
-            name = trial_name(setting, seed)
+            name = setting.trial(seed)
             place = (setting.width, setting.levels, store.channels, store.classes)
             torch.manual_seed(seed)
             save_supernet(run.search_trial(name).weights, Supernet(space, *place), store.channels, store.classes)

@@ -11,9 +11,10 @@ import pytest
 from thrifty.config import Study
 from thrifty.errors import ThriftyError
 from thrifty.networks import planned_networks, random_genotypes, read_networks, trial_keys, write_networks
-from thrifty.results import Run
+from thrifty.results import Run, write_json
+from thrifty.search.setting import settings_of
 from thrifty.space.cost import Costs, count
-from thrifty.space.genotype import genotype_hash, save
+from thrifty.space.genotype import canonical, genotype_hash, save
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import load_space
 
@@ -43,6 +44,26 @@ def test_all_networks_are_listed_within_their_budgets(tmp_path: Path) -> None:
             assert spec.parameters <= spec.budget
         if spec.name.startswith("scaled_unet"):
             assert spec.parameters >= 0.95 * spec.budget
+
+
+def test_what_finished_searches_decoded_is_listed_where_it_is_wanted(tmp_path: Path) -> None:
+    """Canonical, under the name of its search; one that is not done is left out, as is one of another budget."""
+    run = run_with_genotypes(tmp_path)
+    wanted = study(budgets=[3000, {"parameters": 6000, "width": 8}], seeds=[0, 4], retrain={"decoded": True, "baselines": []})
+    names = [setting.trial(seed) for setting in settings_of(wanted, SPACE, 1, 3) for seed in (0, 4)]
+    genotypes = {}
+    for k, name in enumerate(names):
+        trial = run.search_trial(name)
+        genotypes[name] = random_genotype(SPACE, 8, 4, 1, 3, np.random.default_rng(k), high=3000)
+        save(trial.genotype, genotypes[name])
+        if k != 1:
+            write_json(trial.result, {})
+    specs = [spec for spec in planned_networks(wanted, run, STORE) if spec.name.startswith("decoded_")]
+    assert [spec.name for spec in specs] == [f"decoded_{names[k]}" for k in (0, 2, 3)]
+    assert [spec.budget for spec in specs] == [3000, 6000, 6000]
+    assert all(spec.genotype == canonical(genotypes[spec.name.removeprefix("decoded_")]) for spec in specs)
+    plain = study(budgets=[3000, {"parameters": 6000, "width": 8}], seeds=[0, 4], retrain={"baselines": []})
+    assert not any(spec.name.startswith("decoded_") for spec in planned_networks(plain, run, STORE))
 
 
 def test_baselines_can_be_left_out(tmp_path: Path) -> None:

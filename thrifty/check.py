@@ -122,7 +122,9 @@ def networks(study: Study, space: Space, settings: Sequence[Setting], prepared: 
     for budget, setting in by_budget(settings).items():
         costs = Costs(space, setting.width, setting.levels, channels, classes, depth=study.search.depth)
         genotype = decode(uniform(space, setting.levels, costs.depth), costs, budget).genotype
-        specs += [genotype_spec(f"found_{budget}", genotype, budget)] * (1 + study.retrain.random)
+        searches = len(study.search_seeds) * sum(other.budget == budget for other in settings)
+        alike = 1 + study.retrain.random + (searches if study.retrain.decoded else 0)
+        specs += [genotype_spec(f"found_{budget}", genotype, budget)] * alike
         if "scaled_unet" in study.retrain.baselines:
             specs.append(scaled_unet(setting, genotype))
     return specs + [baseline_spec(name, channels, classes) for name in ("unet", "unetpp") if name in study.retrain.baselines]
@@ -144,7 +146,7 @@ def seeds_line(study: Study, run: Run) -> str:
     from thrifty.statistics.study import POINTS, pooled_sd
 
     networks = read_json(run.summary).get("networks", []) if run.summary.is_file() else []
-    found = pooled_sd([network["dice"] for network in networks if network["name"].startswith(("found_", "random_"))])
+    found = pooled_sd([network["dice"] for network in networks if network["name"].startswith(("found_", "decoded_", "random_"))])
     sd, source = (PRIOR_SD, "a prior one") if found is None else (found, "of the results that are there")
     needed = ", ".join(f"{seeds_needed(points / 100, sd) or 'too many'} for {points:g}" for points in POINTS)
     number = len(study.retrain_seeds)

@@ -234,6 +234,7 @@ class Retrain(Section):
     validate_every: PositiveInt = 5  # epochs between two looks at the selection cases
     seeds: Seeds = 3
     random: Annotated[int, Field(ge=0)] = 3  # random genotypes for each budget
+    decoded: bool = False  # what every search decoded by itself too: shows how much hangs on the search seed
     baselines: tuple[Literal["unet", "unetpp", "scaled_unet"], ...] = ("scaled_unet", "unet", "unetpp")
     folds: PositiveInt = 1  # 1: the split as it is; k: cross-validation outside the test set
     postprocess: Literal["auto", "none"] = "auto"  # auto: largest part, holes filled, where the selection cases gain by it

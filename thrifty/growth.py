@@ -10,7 +10,7 @@ from typing import Any
 
 # Keys that may change between two runs of one study: they change where it runs, not what comes out.
 FREE_KEYS = frozenset({"resources"})
-GROWING = ("seeds", "budgets", "retrain.seeds", "retrain.random", "retrain.baselines")
+GROWING = ("seeds", "budgets", "retrain.seeds", "retrain.random", "retrain.decoded", "retrain.baselines")
 Values = Mapping[str, Any]
 
 
@@ -28,7 +28,7 @@ def differences(old: Values, new: Values) -> list[str]:
 def added(old: Values, new: Values) -> list[str]:
     """In words, what a study grows by: '2 seeds: 3, 4'."""
     more = {key: [member for member in _members(key, new) if member not in _members(key, old)] for key in GROWING}
-    return [f"{key} by {_words(members)}" for key, members in more.items() if members]
+    return [key if members == [key] else f"{key} by {_words(members)}" for key, members in more.items() if members]
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -46,8 +46,10 @@ def _value(values: Values, key: str) -> Any:
 
 
 def _members(key: str, values: Values) -> list[Any]:
-    """A number n of seeds or of random genotypes stands for 0 .. n-1."""
+    """A number n of seeds or of random genotypes stands for 0 .. n-1; what is switched on has itself."""
     value = _value(values, key)
+    if isinstance(value, bool):
+        return [key] if value else []
     if isinstance(value, int):
         return list(range(value))
     return list(value) if isinstance(value, (list, tuple)) else []

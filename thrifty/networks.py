@@ -1,4 +1,5 @@
-"""Which networks are retrained and compared: for every budget the found one, random ones and a scaled U-Net; U-Net, UNet++."""
+"""Which networks are retrained and compared: for every budget the found one, what each search decoded by itself (where the study
+wants it), random ones and a scaled U-Net; U-Net, UNet++."""
 
 from __future__ import annotations
 
@@ -52,15 +53,28 @@ def _of_budgets(study: Study, run: Run, store: Store) -> list[NetworkSpec]:
     channels, classes = store.channels, store.classes
     space = run_space(study, run)
     specs: list[NetworkSpec] = []
-    for budget, setting in by_budget(settings_of(study, space, channels, classes)).items():
+    settings = settings_of(study, space, channels, classes)
+    for budget, setting in by_budget(settings).items():
         found = found_genotype(study, run, store, budget)
         specs.append(genotype_spec(f"found_{budget}", found, budget))
+        if study.retrain.decoded:
+            specs += decoded_networks(study, run, [other for other in settings if other.budget == budget])
         costs = Costs(space, setting.width, setting.levels, channels, classes, depth=study.search.depth)
         for k, genotype in enumerate(random_genotypes(costs, found, room(setting, found), study.retrain.random)):
             specs.append(genotype_spec(f"random_{budget}_{k}", genotype, budget))
         if "scaled_unet" in study.retrain.baselines:
             specs.append(scaled_unet(setting, found))
     return specs
+
+
+def decoded_networks(study: Study, run: Run, settings: Sequence[Setting]) -> list[NetworkSpec]:
+    """What each search of these settings decoded, called after its trial; searches that are not done are left out."""
+    trials = {setting.trial(seed): setting.budget for setting in settings for seed in study.search_seeds}
+    return [
+        genotype_spec(f"decoded_{name}", canonical(load(run.search_trial(name).genotype, study.allow_code)), budget)
+        for name, budget in trials.items()
+        if run.search_trial(name).done
+    ]
 
 
 def room(setting: Setting, found: Genotype) -> int:

@@ -76,7 +76,7 @@ def test_a_whole_study(run: Run) -> None:
 def test_one_seed_and_no_baselines(run: Run) -> None:
     table = rows(["found_100"], seeds=1)
     found = statistics(run, networks(table), table)
-    assert found == {"paired": [], "variance": [], "luck": [], "seeds": []}
+    assert found == {"paired": [], "searches": [], "variance": [], "luck": [], "seeds": []}
     assert statistics_section(found) == ["## Statistics", "There is nothing to compare yet."]
     table = rows(["found_100", "random_100_0"], seeds=1)
     few = statistics(run, networks(table), table)
@@ -87,6 +87,6 @@ def test_one_seed_and_no_baselines(run: Run) -> None:
 
 def test_groups_and_pooled_spread() -> None:
     groups = groups_of(["found_9", "random_9_0", "random_9_1", "unet"])
-    assert groups["random_9"] == {"genotype": ["random_9_0", "random_9_1"]} and groups["found_9"] == {"search_seed": ["found_9"]}
+    assert groups["random_9"] == {"genotype": ["random_9_0", "random_9_1"]} and groups["found_9"] == {"genotype": ["found_9"]}
     dice = [{"sd_seeds": 1.0, "per_seed": [0, 0]}, {"sd_seeds": 2.0, "per_seed": [0] * 4}, {"sd_seeds": None, "per_seed": [0]}]
     assert pooled_sd(dice) == pytest.approx(((1 * 1 + 3 * 4) / 4) ** 0.5)

@@ -12,7 +12,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from thrifty.plots.figure import COLOURS, MARKERS, figure
 
-KINDS = ("found", "random", "scaled U-Net", "U-Net", "UNet++")
+KINDS = ("found", "decoded", "random", "scaled U-Net", "U-Net", "UNet++")
 SHIFT = 0.1
 
 

@@ -37,7 +37,7 @@ def pareto(facts: Facts, folder: Path) -> Pictures:
 
 def kind_of(name: str) -> str:
     """The kind of a network as pictures name it, from its name in networks.json."""
-    if name.startswith(("found_", "random_")):
+    if name.startswith(("found_", "decoded_", "random_")):
         return name.partition("_")[0]
     if name.startswith("scaled_unet"):
         return "scaled U-Net"

@@ -22,7 +22,12 @@ def statistics_section(found: Row | None) -> list[str]:
     lines = ["## Statistics"]
     if found["paired"]:
         lines += [table(TEST_COLUMNS, [_test_row(row) for row in found["paired"]]), TEST_NOTE]
-    facts = [*map(_luck, found["luck"]), *map(_seeds, found["seeds"]), *map(_variance, found["variance"])]
+    facts = [
+        *map(_searches, found.get("searches", ())),
+        *map(_luck, found["luck"]),
+        *map(_seeds, found["seeds"]),
+        *map(_variance, found["variance"]),
+    ]
     if facts:
         lines.append("\n".join(f"- {fact}" for fact in facts))
     return lines if len(lines) > 1 else [*lines, "There is nothing to compare yet."]
@@ -37,6 +42,21 @@ def probability(value: float | None) -> str:
     if value is None:
         return ABSENT
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _searches(row: Row) -> str:
+    decoded, random = row["decoded"], row["random"]
+    alone = "" if decoded["sd"] is None else f", sd over search seeds {100 * decoded['sd']:.2f} points"
+    head = f"budget {row['budget']:,}: what {decoded['number']} searches decoded by themselves has a Dice of "
+    head += f"{decoded['mean']:.4f}{alone} ({decoded['low']:.4f} to {decoded['high']:.4f}); "
+    head += f"the chosen network is above {row['below_found']} of them"
+    if row["difference"] is None:
+        return f"{head}; there is no random genotype to compare with."
+    against = f"{100 * row['difference'] + 0.0:+.2f} points against {random['number']} random genotypes"
+    if row["ci95"] is None:
+        return f"{head}; {against}, too few to say more."
+    low, high = (f"{100 * value + 0.0:+.2f}" for value in row["ci95"])
+    return f"{head}; {against} (95 % interval over networks {low} to {high}, p {probability(row['p'])})."
 
 
 def _luck(row: Row) -> str:

@@ -84,7 +84,7 @@ def _paired(found: Network, against: str, others: Sequence[Network], scores: Map
         patients=len(values),
         difference=float(values.mean()) if len(values) else float("nan"),
         interval=paired_interval(values),
-        above=(below, len(others)) if against.startswith("random_") else None,
+        above=(below, len(others)) if against.startswith(("random_", "decoded_")) else None,
         seed_error=_seed_error(found, others),
     )
 
@@ -124,10 +124,10 @@ def _rival(comparison: Comparison, by_name: Mapping[str, Network]) -> str:
     name = comparison.against
     if name.startswith("scaled_unet_"):
         return "the U-Net scaled to the same budget"
-    if name.startswith("random_"):
-        assert comparison.above is not None
+    if comparison.above is not None:
         below, number = comparison.above
-        return f"the {number} random networks of the same budget (it is above {below} of them)"
+        networks = "random networks of the same budget" if name.startswith("random_") else "networks that single searches decoded"
+        return f"the {number} {networks} (it is above {below} of them)"
     title = {"unet": "U-Net", "unetpp": "UNet++"}[name]
     return f"{title} with {by_name[name]['parameters']:,} parameters"
 

@@ -36,6 +36,10 @@ class Setting:
     def key(self) -> str:
         return f"b{self.budget}_w{self.width}_d{self.levels}_e{self.epochs}"
 
+    def trial(self, seed: int) -> str:
+        """The name of its search with a seed."""
+        return f"{self.key}_s{seed}"
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 

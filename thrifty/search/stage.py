@@ -24,16 +24,9 @@ def run_stage(study: Study, run: Run) -> None:
     space = pin_space(study, run)
     settings = settings_of(study, space, prepared.store.channels, prepared.store.classes)
     keys = [(setting, seed) for setting in settings for seed in study.search_seeds]
-    specs = [
-        Spec(trial_name(s, seed), run.search_trial(trial_name(s, seed)), arguments(study, run, s, seed), s.epochs)
-        for s, seed in keys
-    ]
+    specs = [Spec(s.trial(seed), run.search_trial(s.trial(seed)), arguments(study, run, s, seed), s.epochs) for s, seed in keys]
     run_trials("search", search_trial, specs, study.resources, run)
     write_jsonl(run.candidates, [candidate(run, spec.name) for spec in specs])
-
-
-def trial_name(setting: Setting, seed: int) -> str:
-    return f"{setting.key}_s{seed}"
 
 
 def arguments(study: Study, run: Run, setting: Setting, seed: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from thrifty.statistics.patients import interval
+from thrifty.statistics.searches import decoded_of
 
 FEWEST = 6
 """Patients below which nothing is decided: even if all of five agreed, a sign test would not be significant (2 / 2^5 > 0.05)."""
@@ -40,11 +41,13 @@ def paired_tests(scores: Mapping[str, Scores]) -> list[dict[str, Any]]:
 
 
 def rivals(found: str, names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(name of the rival, its networks): scaled U-Net and random networks of the same budget (as one rival), U-Net, UNet++."""
+    """(name of the rival, its networks): of the same budget the scaled U-Net, and, each as one rival, random networks and
+    what the searches decoded by themselves; U-Net, UNet++."""
     budget = found.removeprefix("found_")
     random = [name for name in names if name.startswith(f"random_{budget}_")]
     listed = [(name, [name]) for name in names if name == f"scaled_unet_{budget}"]
     listed += [(f"random_{budget}", random)] if random else []
+    listed += [(f"decoded_{budget}", decoded)] if (decoded := decoded_of(budget, names)) else []
     return listed + [(name, [name]) for name in names if name in ("unet", "unetpp")]
 
 

@@ -13,6 +13,7 @@ from thrifty.statistics.luck import draws_of_equal_cost, luck
 from thrifty.statistics.paired import paired_tests
 from thrifty.statistics.patients import by_patient, patients_of
 from thrifty.statistics.power import detectable, seeds_needed
+from thrifty.statistics.searches import decoded_of, search_rows, setting_of
 from thrifty.statistics.variance import variance_rows
 
 Row = Mapping[str, Any]
@@ -33,6 +34,7 @@ def statistics(run: Run, networks: Sequence[Row], rows: Sequence[Row]) -> dict[s
     dice = {network["name"]: network["dice"] for network in networks}
     return {
         "paired": paired_tests(scores),
+        "searches": search_rows({name: row["mean"] for name, row in dice.items()}),
         "variance": variance_rows(rows, groups_of(names)),
         "luck": [luck_row(run, name, dice) for name in names if name.startswith("found_") and _random_of(name, names)],
         "seeds": [row for name in names if name.startswith("found_") and (row := seeds_row(name, dice))],
@@ -45,13 +47,16 @@ def patient_means(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def groups_of(names: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-    """Networks that are one sample: the random ones of a budget differ in their genotype; each other network stands alone."""
+    """Networks that are one sample: what the searches of a setting decoded differs by their seed, the random ones of a budget in
+    their genotype; each other network stands alone."""
     groups: dict[str, dict[str, list[str]]] = {}
     for name in names:
         if name.startswith("random_"):
             groups.setdefault(name.rpartition("_")[0], {}).setdefault("genotype", []).append(name)
+        elif name.startswith("decoded_"):
+            groups.setdefault(setting_of(name), {}).setdefault("search_seed", []).append(name)
         else:
-            groups[name] = {"search_seed" if name.startswith("found_") else "genotype": [name]}
+            groups[name] = {"genotype": [name]}
     return groups
 
 
@@ -85,8 +90,9 @@ def _hours(results: Sequence[Row], key: str) -> float:
 
 
 def seeds_row(found: str, dice: Mapping[str, Row]) -> dict[str, Any] | None:
-    """Seeds that a difference needs, from the spread over seeds of the found network and its random rivals, pooled."""
-    pooled = pooled_sd([dice[name] for name in (found, *_random_of(found, list(dice)))])
+    """Seeds that a difference needs, from the spread over seeds of the found, decoded and random networks of a budget, pooled."""
+    alike = [*decoded_of(found.removeprefix("found_"), list(dice)), *_random_of(found, list(dice))]
+    pooled = pooled_sd([dice[name] for name in (found, *alike)])
     if pooled is None:
         return None
     number = len(dice[found]["per_seed"])
