@@ -1,7 +1,8 @@
-"""The page in a real browser: what it shows are the numbers of summary.json; silent, alone, legible, narrow, dark and on paper."""
+"""The page in a real browser: what it shows are the numbers of summary.json; silent, alone, legible, narrow, dark, printed."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +120,8 @@ def test_stability_searches_and_cost(reported: tuple[Run, dict[str, Any]], table
         [
             f"{setting['budget']:,}", str(len(setting["seeds"])), str(setting["networks"]),
             f"{agreement['op_kappa']['value']:.2f}", "–", f"{agreement['distance']['value']:.1f}",
-            f"{apart['mean']:.1f} ({apart['low']:.1f} to {apart['high']:.1f})", f"{apart['p']:.3f}", str(len(setting["collapsed"])),
+            f"{apart['mean']:.1f} ({apart['low']:.1f} to {apart['high']:.1f})", f"{apart['p']:.3f}",
+            str(len(setting["collapsed"])),
         ]
     ]  # fmt: skip
     for row, search in zip(tables["Searches"][0][1:], summary["searches"], strict=True):
@@ -168,7 +170,7 @@ def test_silent_alone_small_and_well_formed(reported: tuple[Run, dict[str, Any]]
       .filter(id => !document.getElementById(id))"""
     assert page.evaluate(lost) == [], "references within drawings"
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map(element => Number(element.tagName[1]))")
-    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert page.get_attribute("html", "lang") == "en"
     titles = page.evaluate("[...document.querySelectorAll('svg')].map(s => s.querySelector('title')?.textContent)")
     texts = page.evaluate("[...document.querySelectorAll('img')].map(image => image.alt)")

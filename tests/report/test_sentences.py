@@ -73,28 +73,31 @@ def setting(budget: int, p: float | None, searches: int = 3, collapsed: int = 0)
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        (setting(9_000, 0.049), "the searches agree more than random genotypes do (p 0.049, 3 for the budget 9,000)."),
-        (setting(9_000, 0.05), "the searches are not shown to agree more than random genotypes do (p 0.050, 3 for the budget 9,000)."),
-        (setting(9_000, None, 1, 1), "the searches cannot be compared with chance (1 for the budget 9,000, of which 1 collapsed)."),
+        (setting(9_000, 0.049), "agree more than random genotypes do (p 0.049, 3 for the budget 9,000)."),
+        (setting(9_000, 0.05), "are not shown to agree more than random genotypes do (p 0.050, 3 for the budget 9,000)."),
+        (setting(9_000, None, 1, 1), "cannot be compared with chance (1 for the budget 9,000, of which 1 collapsed)."),
     ],
 )  # fmt: skip
 def test_agreement_of_searches_against_chance(row: dict[str, Any], expected: str) -> None:
     stable = three_sentences([FOUND], [], None, {"settings": [row]})[1]
     assert stable == (
         "**Is it stable?** Over retraining seeds the Dice of the found network varies (sd) by 1.41 points at 29,000 parameters "
-        f"(2 seeds); {expected}"
+        f"(2 seeds); the searches {expected}"
     )
 
 
 def test_one_seed_is_no_spread() -> None:
     stable = three_sentences([network("found_30000", [0.8])], [], None, None)[1]
-    assert stable.startswith("**Is it stable?** One seed at 29,000 parameters says nothing about others; the summary says nothing")
+    assert stable.startswith(
+        "**Is it stable?** One seed at 29,000 parameters says nothing about others; the summary says nothing"
+    )
 
 
 @pytest.mark.parametrize(
     ("probability", "ci95", "expected"),
     [
-        (0.01, [0.0, 0.04], "it is unlikely that a random search of equal cost does at least as well (0.01, 95 % interval 0.00 to 0.04)."),
+        (0.01, [0.0, 0.04], "it is unlikely that a random search of equal cost does at least as well (0.01, "
+                           "95 % interval 0.00 to 0.04)."),
         (0.9, [0.6, 1.0], "it is more likely than not that a random search of equal cost does at least as well (0.90, "
                           "95 % interval 0.60 to 1.00)."),
         (0.3, [0.01, 0.9], "it is not ruled out that a random search of equal cost does at least as well (0.30, "
@@ -104,8 +107,33 @@ def test_one_seed_is_no_spread() -> None:
 )  # fmt: skip
 def test_luck(probability: float | None, ci95: list[float] | None, expected: str) -> None:
     text = three_sentences([FOUND], [against("random_30000", OPEN, above=(2, 5))], chance(probability, ci95), None)[2]
-    head = "The found network of 29,000 parameters is undecided against the mean of 5 random genotypes of its size, above 2 of them"
-    assert text == f"**Was it luck?** {head}; {expected}"
+    head = (
+        "The found network of 29,000 parameters is undecided against the mean of 5 random genotypes of its size, above 2 of them"
+    )
+    assert text == f"**Was it luck?** {head} of them; {expected}"
+
+
+def searched(ci95: list[float] | None) -> dict[str, Any]:
+    decoded = {"number": 5, "sd": 0.0123}
+    row = {"budget": 30_000, "decoded": decoded, "difference": 0.004, "ci95": ci95}
+    return {"luck": [], "searches": [row]}
+
+
+@pytest.mark.parametrize(
+    ("ci95", "expected"),
+    [
+        ([0.001, 0.007], "better than random genotypes (+0.40 points, 95 % interval +0.10 to +0.70)."),
+        ([-0.001, 0.009], "undecided against random genotypes (+0.40 points, 95 % interval -0.10 to +0.90)."),
+        ([-0.007, -0.001], "worse than random genotypes (+0.40 points, 95 % interval -0.70 to -0.10)."),
+    ],
+)
+def test_search_seeds_have_their_say(ci95: list[float], expected: str) -> None:
+    compared = [against("random_30000", OPEN, above=(2, 5)), against("decoded_30000", BETTER, above=(5, 5))]
+    good, stable, luck = three_sentences([FOUND], compared, searched(ci95), None)
+    assert luck.endswith(f"above 2 of them; what 5 searches decoded by themselves is {expected}")
+    assert "; over search seeds that of what each search decoded varies by 1.23 points for the budget 30,000 (5 seeds)" in stable
+    assert "no baseline" in good, "what searches decoded is no baseline"
+    assert "searches decoded" not in three_sentences([FOUND], compared, searched(None), None)[2]
 
 
 def test_without_random_genotypes_or_statistics_luck_cannot_be_judged() -> None:

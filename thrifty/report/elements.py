@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from thrifty.report.pictures import Pictures
 
 ABSENT = "–"
-MARKS = re.compile(r"[\\`*\[\]<>&~]|(?<!\w)_|_(?!\w)|^(?=[#+-])|^(?<=\d)\.")
+MARKS = re.compile(r"[\\`*\[\]<>&~]|(?<![^\W_])_|_(?![^\W_])|^(?=[#+-])")
+ORDERED = re.compile(r"^(\d+)(?=[.)](\s|$))")
 
 
 def plain_text(text: str) -> str:
     """`text` such that markdown shows it as it is, on one line: names of classes, cases and networks are the user's."""
-    return MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+    return ORDERED.sub(r"\1\\", MARKS.sub(r"\\\g<0>", " ".join(text.split())))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -18,8 +18,8 @@ REFERENCE = re.compile(r"url\(#([^)]+)\)")
 def inline_picture(path: Path, caption: str) -> str:
     """HTML that shows the file, for .svg and .png.
 
-    Ids of an SVG are made its own by the file's name, since all pictures of a page share theirs. A PNG becomes WebP, which is a fraction
-    of its size.
+    Ids of an SVG are made its own by the file's name: else all drawings of a page would share them. A PNG becomes WebP, which
+    is a fraction of its size.
     """
     return _svg(path, caption) if path.suffix == ".svg" else _png(path, caption)
 

@@ -125,7 +125,12 @@ def _comparisons(facts: Facts, comparisons: Sequence[Comparison]) -> list[str]:
         rows.append([c.found, _against(c), signed_points(c.difference), interval, str(c.patients), error, c.verdict + luck])
     few = sorted({interval_text(c) for c in comparisons if c.interval is None})
     note = " ".join([COMPARISON_NOTE, *(f"{text}.".capitalize() for text in few)])
-    return ["## Comparisons", table(columns, rows), note, "\n".join(f"- {s}" for s in budget_sentences(facts.networks, comparisons))]
+    return [
+        "## Comparisons",
+        table(columns, rows),
+        note,
+        "\n".join(f"- {s}" for s in budget_sentences(facts.networks, comparisons)),
+    ]
 
 
 def _against(comparison: Comparison) -> str:

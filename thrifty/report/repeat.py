@@ -10,7 +10,7 @@ NOT_INDEXED = ("python", "thrifty")
 STAGES = ("search", "select", "retrain", "evaluate", "report")
 SAME = (
     "All random numbers come from the seeds in the settings. Another device, another number of threads or other versions change "
-    "the last digits of sums, and training carries that further: expect the same within the spread over seeds, not the same digits."
+    "the last digits of sums, and training carries that further: expect the same within the spread over seeds, not to the digit."
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thrifty.report.verdict import Comparison
+from thrifty.report.verdict import Comparison, signed_points
 
 Row = Mapping[str, Any]
 SIGNIFICANT = 0.05
@@ -32,7 +32,7 @@ def three_sentences(
     luck = [_luck(head, network, comparisons, statistics) for head, network in zip(names, found, strict=True)]
     return [
         f"{GOOD} {_upper('; '.join(good))}{_improving(networks)}.",
-        f"{STABLE} {_spread(found)}; {_searches(stability)}.",
+        f"{STABLE} {'; '.join([*_spread(found), *_over_searches(statistics), _searches(stability)])}.",
         f"{LUCK} {_upper('; '.join(luck))}.",
     ]
 
@@ -83,13 +83,22 @@ def _improving(networks: Sequence[Row]) -> str:
     return f"; {number} of {len(networks)} networks were still improving when training ended, and longer training may change this"
 
 
-def _spread(found: Sequence[Row]) -> str:
+def _spread(found: Sequence[Row]) -> list[str]:
     known = [network for network in found if network["dice"]["sd_seeds"] is not None]
     single = [f"{network['parameters']:,}" for network in found if network not in known]
     parts = [_varies(network) for network in known]
     text = [f"Over retraining seeds the Dice of the found network varies (sd) by {_listed(parts)}"] if parts else []
     text += [f"One seed at {_listed(single)} parameters says nothing about others"] if single else []
-    return "; ".join(text)
+    return text
+
+
+def _over_searches(statistics: Row | None) -> list[str]:
+    known = [row for row in (statistics or {}).get("searches", ()) if row["decoded"]["sd"] is not None]
+    parts = [
+        f"{100 * row['decoded']['sd']:.2f} points for the budget {row['budget']:,} ({row['decoded']['number']} seeds)"
+        for row in known
+    ]
+    return [f"over search seeds that of what each search decoded varies by {_listed(parts)}"] if parts else []
 
 
 def _varies(network: Row) -> str:
@@ -116,7 +125,7 @@ def _agreement(row: Row) -> str:
 
 def _luck(name: str, network: Row, comparisons: Sequence[Comparison], statistics: Row | None) -> str:
     head = f"{name} of {network['parameters']:,} parameters"
-    against = [c for c in comparisons if c.found == network["name"] and c.above is not None]
+    against = [c for c in comparisons if c.found == network["name"] and c.against.startswith("random_")]
     if not against:
         return f"{head} has no random genotypes of its size beside it, so luck cannot be judged"
     (comparison,) = against
@@ -126,8 +135,17 @@ def _luck(name: str, network: Row, comparisons: Sequence[Comparison], statistics
     text = f"{head} is {_verdict(comparison.verdict, _doubt(comparison), [rival])}{place}"
     if not statistics:
         return f"{text}; the summary has no statistics that say more"
-    rows = [row for row in statistics["luck"] if row["found"] == network["name"]]
-    return f"{text}; {_probability(rows[0])}" if rows else text
+    parts = [text]
+    parts += [_search_seeds(row) for row in statistics.get("searches", ()) if row["budget"] == comparison.budget and row["ci95"]]
+    parts += [_probability(row) for row in statistics["luck"] if row["found"] == network["name"]]
+    return "; ".join(parts)
+
+
+def _search_seeds(row: Row) -> str:
+    low, high = row["ci95"]
+    word = "better than" if low > 0 else "worse than" if high < 0 else "undecided against"
+    span = f"{signed_points(row['difference'])} points, 95 % interval {signed_points(low)} to {signed_points(high)}"
+    return f"what {row['decoded']['number']} searches decoded by themselves is {word} random genotypes ({span})"
 
 
 def _probability(row: Row) -> str:
