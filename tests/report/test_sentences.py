@@ -110,7 +110,7 @@ def test_luck(probability: float | None, ci95: list[float] | None, expected: str
     head = (
         "The found network of 29,000 parameters is undecided against the mean of 5 random genotypes of its size, above 2 of them"
     )
-    assert text == f"**Was it luck?** {head} of them; {expected}"
+    assert text == f"**Was it luck?** {head}; {expected}"
 
 
 def searched(ci95: list[float] | None) -> dict[str, Any]:
@@ -140,6 +140,8 @@ def test_without_random_genotypes_or_statistics_luck_cannot_be_judged() -> None:
     assert three_sentences([FOUND], [], None, None)[2].endswith("beside it, so luck cannot be judged.")
     one = three_sentences([FOUND], [against("random_30000", OPEN, above=(0, 1))], None, None)[2]
     assert one.endswith("against the one random genotype of its size; the summary has no statistics that say more.")
+    few = three_sentences([FOUND], [against("random_30000", OPEN, above=(0, 1))], chance(None, None, 1), None)[2]
+    assert few.endswith("genotype of its size; one is too few to say how likely a random search of equal cost does as well.")
 
 
 def test_nothing_evaluated_is_no_verdict() -> None:

@@ -150,7 +150,8 @@ def _search_seeds(row: Row) -> str:
 
 def _probability(row: Row) -> str:
     if row["probability"] is None:
-        return f"{row['random']} are too few to say how likely a random search of equal cost does as well"
+        few = "one is" if row["random"] == 1 else f"{row['random']} are"
+        return f"{few} too few to say how likely a random search of equal cost does as well"
     low, high = row["ci95"]
     number = f"{row['probability']:.2f}, 95 % interval {low:.2f} to {high:.2f}"
     chance = f"a random search of equal cost does at least as well ({number})"
