@@ -304,3 +304,13 @@ def test_nothing_trained_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ThriftyError, match=r"`thrifty retrain STUDY.yaml` trains them"):
         evaluate.run_stage(STUDY, run)
     assert not run.summary.exists()
+
+
+def test_the_summary_is_what_its_schema_says(evaluated: Run) -> None:
+    import jsonschema
+
+    from tests.summary_table import schema
+
+    summary = read_json(evaluated.summary)
+    jsonschema.validate(summary, schema())
+    assert set(summary) >= {"networks", "statistics", "stability", "cost"} and len(summary["networks"]) == len(NAMES)

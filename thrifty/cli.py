@@ -113,6 +113,8 @@ def run_resolved(study: Study, stages: list[str], start: Path | None = None) -> 
         importlib.import_module(STAGES[name]).run_stage(study, run)
     if run.report.is_file():
         print(f"report: {run.report}")
+    if run.page.is_file():
+        print(f"page: {run.page}")
     return root
 
 
@@ -204,7 +206,7 @@ def evaluate(study: StudyName, overrides: Overrides = None, max_failures: MaxFai
 @app.command()
 @guarded
 def report(study: StudyName, overrides: Overrides = None) -> None:
-    """Stage 5: report.md with tables and pictures."""
+    """Stage 5: report.md with tables and pictures, and all of it as one page, index.html."""
     run_stages(study, overrides, ["report"], None)
 
 

@@ -198,6 +198,11 @@ class Run:
         return self.root / "report" / "report.md"
 
     @property
+    def page(self) -> Path:
+        """The same as one self-contained page."""
+        return self.root / "report" / "index.html"
+
+    @property
     def ledger(self) -> Path:
         """Hours of every trial, by stage."""
         return self.root / "ledger.json"

@@ -238,13 +238,16 @@ def test_numbers_of_the_table_are_those_of_the_summary(complete: tuple[Run, dict
 def test_first_paragraph_is_the_verdict(complete: tuple[Run, dict[str, Any], str]) -> None:
     """Shifts by network are constant over patients, so the answers are known."""
     text = complete[2]
-    title, verdict, research = text.split("\n\n")[:3]
+    title, *verdict, research = text.split("\n\n")[:5]
     assert title == "# small: report" and research == "**Research use only. Not a medical device.**"
+    assert [sentence.split("** ")[0] for sentence in verdict] == ["**Is it good?", "**Is it stable?", "**Was it luck?"]
+    assert "is better than the U-Net scaled to its budget and worse than U-Net" in verdict[0]
+    details = section(text, "Comparisons")
     assert (
-        "is better than the U-Net scaled to the same budget (+2.00 points, 95 % interval +2.00 to +2.00, 12 patients)" in verdict
+        "is better than the U-Net scaled to the same budget (+2.00 points, 95 % interval +2.00 to +2.00, 12 patients)" in details
     )
-    assert "is better than the 2 random networks of the same budget (it is above 1 of them) (+0.50 points" in verdict
-    assert "is worse than U-Net with 7,760,097 parameters (-8.00 points" in verdict
+    assert "is better than the 2 random networks of the same budget (it is above 1 of them) (+0.50 points" in details
+    assert "is worse than U-Net with 7,760,097 parameters (-8.00 points" in details
     rows = read_table(section(text, "Comparisons"))
     assert [row["verdict"] for row in rows] == ["better", "better (seeds may explain it)", "worse"]
     assert [row["error over seeds"] for row in rows] == ["0.71", "1.58", "0.71"]
@@ -367,16 +370,16 @@ def test_a_class_in_no_test_case_is_named_and_not_compared(complete: tuple[Run, 
 def test_every_picture_is_there_and_used(complete: tuple[Run, dict[str, Any], str]) -> None:
     run, _, text = complete
     linked = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text))
-    there = {path.name for path in run.report.parent.iterdir()} - {"report.md"}
+    there = {path.name for path in run.report.parent.iterdir()} - {"report.md", "index.html"}
     names = {"dice_parameters.svg", "search_b9000_w8_d3_e2.svg", "selection.svg", "genotype_9000.svg", "cases_found_9000.png"}
     assert linked == there == names
-    assert "test cases by found_9000, seed 4]" in text
+    assert "test cases by found_9000, seed 4: worst c0 Dice 0." in text
     assert "All networks are shown on the same cases: the worst, median and best of `found_9000`." in text
 
 
 def test_the_report_names_no_place_of_this_machine(complete: tuple[Run, dict[str, Any], str]) -> None:
     run, _, text = complete
-    assert str(run.root) not in text
+    assert str(run.root) not in text + run.page.read_text(encoding="utf-8")
 
 
 def test_again_gives_the_same_files(complete: tuple[Run, dict[str, Any], str]) -> None:
@@ -397,7 +400,7 @@ def test_report_of_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
                  "Nothing is selected yet", "No genotype is chosen yet",
                  "no example predictions yet", "ledger is not written yet", "Research use only"):  # fmt: skip
         assert line in text
-    assert [path.name for path in run.report.parent.iterdir()] == ["report.md"]
+    assert sorted(path.name for path in run.report.parent.iterdir()) == ["index.html", "report.md"]
 
 
 def test_report_after_the_search_stage(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap
 
 from thrifty.errors import ThriftyError
 from thrifty.report.facts import patient_scores
-from thrifty.report.verdict import FEWEST, Comparison, compare, paired_interval, signed_points, verdict_text
+from thrifty.report.verdict import FEWEST, Comparison, budget_sentences, compare, paired_interval, signed_points
 
 RNG = np.random.default_rng(5)
 BASE = {f"p{k:02d}": float(v) for k, v in enumerate(RNG.uniform(0.5, 0.9, 40))}
@@ -75,7 +75,7 @@ def test_few_patients_decide_nothing() -> None:
     networks = [network("found_30000", 0.9), network("unet", 0.8, None, 7_760_097)]
     (result,) = compare(networks, {"found_30000": better, "unet": few})
     assert result.interval is None and result.verdict == "undecided"
-    assert "5 patients are too few for an interval" in verdict_text(networks, [result])
+    assert "5 patients are too few for an interval" in " ".join(budget_sentences(networks, [result]))
 
 
 def test_random_networks_count_by_their_mean() -> None:
@@ -111,17 +111,16 @@ def test_sentences() -> None:
         Comparison(30_000, "found_30000", "scaled_unet_30000", 40, 0.0123, (0.004, 0.02), seed_error=0.001),
         Comparison(30_000, "found_30000", "unet", 40, -0.01, (-0.03, 0.01)),
     ]
-    assert verdict_text(networks, comparisons) == (
+    assert " ".join(budget_sentences(networks, comparisons)) == (
         "**Budget 30,000:** the found network (29,000 parameters, Dice 0.8123) is better than the U-Net scaled to the same "
         "budget (+1.23 points, 95 % interval +0.40 to +2.00, 40 patients), and is undecided against U-Net with 7,760,097 "
         "parameters (-1.00 points, 95 % interval -3.00 to +1.00, 40 patients). Some networks were still improving when training "
         "ended (scaled_unet_30000), so longer training may change the order."
     )
     margin = Comparison(30_000, "found_30000", "unet", 40, 0.0, (-0.004, 0.004))
-    assert "40 patients; the luck of a single seed is not known)" in verdict_text(networks, [margin])
-    assert "is no worse by more than 0.5 points than U-Net with" in verdict_text(networks, [margin])
-    assert "nothing to be compared with yet" in verdict_text(networks, [])
-    assert "no verdict" in verdict_text([], []) and "no verdict" in verdict_text(networks[1:], [])
+    assert "40 patients; the luck of a single seed is not known)" in " ".join(budget_sentences(networks, [margin]))
+    assert "is no worse by more than 0.5 points than U-Net with" in " ".join(budget_sentences(networks, [margin]))
+    assert "nothing to be compared with yet" in " ".join(budget_sentences(networks, []))
 
 
 def with_seeds(name: str, values: list[float]) -> dict[str, Any]:
@@ -147,7 +146,7 @@ def test_the_luck_of_the_seeds_is_told(by: float, noise: float, beyond: bool) ->
     (result,) = compare([mine, theirs], {"found_30000": shifted(by), "unet": BASE})
     assert result.seed_error == pytest.approx(noise / np.sqrt(2)), "each mean has the error noise / sqrt(2) / sqrt(2)"
     assert result.beyond_seeds is beyond
-    assert ("the luck of the seeds may explain it" in verdict_text([mine, theirs], [result])) is not beyond
+    assert ("the luck of the seeds may explain it" in " ".join(budget_sentences([mine, theirs], [result]))) is not beyond
 
 
 def test_random_networks_are_their_own_sample() -> None:

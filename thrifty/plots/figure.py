@@ -25,6 +25,7 @@ STYLE = {
     "svg.fonttype": "path",  # the same look on a machine without the font
     "font.family": "DejaVu Sans",
     "font.size": 10.0,
+    "text.parse_math": False,  # names of cases and classes may hold dollar signs
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": False,

@@ -1,4 +1,4 @@
-"""`thrifty report`: report.md with its pictures, from the files of a run folder, after any stage."""
+"""`thrifty report`: report.md with its pictures and one page with all of it, from the files of a run folder, after any stage."""
 
 from thrifty.report.stage import run_stage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from thrifty.report.elements import ABSENT, table
+from thrifty.report.elements import ABSENT, plain_text, table
 from thrifty.report.facts import Row
 
 COLUMNS = ("network", "class", "empty cases", "with a claim", "share", "claimed area, pixels", "claimed area, mm²")
@@ -29,4 +29,12 @@ def false_positive_section(networks: Sequence[Row]) -> list[str]:
 def _row(name: str, label: str, values: Row) -> list[str]:
     area = ABSENT if values["mm2"] is None else f"{values['mm2']:.1f}"
     claimed = f"{values['claimed']:.1f}"
-    return [name, label, f"{values['empty_cases']:,}", claimed, f"{values['share']:.1%}", f"{values['pixels']:.1f}", area]
+    return [
+        name,
+        plain_text(label),
+        f"{values['empty_cases']:,}",
+        claimed,
+        f"{values['share']:.1%}",
+        f"{values['pixels']:.1f}",
+        area,
+    ]

@@ -1,18 +1,20 @@
-"""The text of report.md."""
+"""The text of report.md, which index.html shows too."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from thrifty.report.elements import ABSENT, images, number, table
+from thrifty.report.elements import ABSENT, code, images, number, plain_text, table
 from thrifty.report.facts import Facts, Row
 from thrifty.report.false_positives import false_positive_section
 from thrifty.report.pictures import Pictures
+from thrifty.report.repeat import repeat_section
 from thrifty.report.robustness import robustness_section, taken_in_row
 from thrifty.report.selection import selection_section
+from thrifty.report.sentences import three_sentences
 from thrifty.report.statistics import stability_section, statistics_section
-from thrifty.report.verdict import Comparison, interval_text, signed_points, verdict_text
+from thrifty.report.verdict import Comparison, budget_sentences, interval_text, signed_points
 from thrifty.space.cost import count
 from thrifty.space.genotype import genotype_hash
 
@@ -35,24 +37,30 @@ COMPARISON_NOTE = (
 
 
 def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mapping[str, Pictures]) -> str:
-    """The whole report; `pictures` by section: pareto, searches, selection, genotypes, cases."""
+    """The whole report; `pictures` by section: pareto, searches, selection, genotypes, cases.
+
+    A section is a list of blocks of markdown that begins with a heading of level 2.
+    """
+    summary = facts.summary or {}
+    statistics, stability = summary.get("statistics"), summary.get("stability")
     parts = [
-        f"# {facts.study.name}: report",
-        verdict_text(facts.networks, comparisons),
+        f"# {plain_text(facts.study.name)}: report",
+        *three_sentences(facts.networks, comparisons, statistics, stability),
         RESEARCH_ONLY,
         *_networks(facts, pictures["pareto"]),
-        *_comparisons(comparisons),
-        *statistics_section((facts.summary or {}).get("statistics")),
+        *_comparisons(facts, comparisons),
+        *statistics_section(statistics),
         *false_positive_section(facts.networks),
-        *robustness_section((facts.summary or {}).get("robustness"), pictures["robustness"]),
-        *_searches(facts, pictures["searches"]),
-        *stability_section((facts.summary or {}).get("stability")),
-        *selection_section(facts.selection, pictures["selection"]),
         *_genotypes(facts, pictures["genotypes"]),
+        *stability_section(stability),
+        *_searches(facts, pictures["searches"]),
+        *selection_section(facts.selection, pictures["selection"]),
         *_cases(facts, pictures["cases"]),
+        *robustness_section(summary.get("robustness"), pictures["robustness"]),
         *_cost(facts.cost),
         *_data(facts),
         *_settings(facts),
+        *repeat_section(facts),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -61,10 +69,10 @@ def _networks(facts: Facts, pictures: Pictures) -> list[str]:
     if not facts.networks:
         return ["## Networks", "No network is evaluated yet; `thrifty retrain` and `thrifty evaluate` come before this table."]
     labels = list(dict.fromkeys(label for network in facts.networks for label in network["dice_per_class"]))
-    columns = [*COMMON_COLUMNS, *(f"Dice {label}" for label in labels), *LAST_COLUMNS]
+    columns = [*COMMON_COLUMNS, *(f"Dice {plain_text(label)}" for label in labels), *LAST_COLUMNS]
     rows = [_network_row(network, labels) for network in facts.networks]
     rows += taken_in_row((facts.summary or {}).get("robustness"), columns)
-    return ["## Networks", table(columns, rows), NETWORKS_NOTE, *_still_missing(facts), *images(pictures)]
+    return ["## Networks", *images(pictures), table(columns, rows), NETWORKS_NOTE, *_still_missing(facts)]
 
 
 def _network_row(network: Row, labels: Sequence[str]) -> list[str]:
@@ -95,15 +103,15 @@ def _still_missing(facts: Facts) -> list[str]:
         lines.append(f"Not trained yet: {', '.join(absent)}.")
     missing = (facts.summary or {}).get("missing", [])
     if missing:
-        lines.append(f"Trainings that had not finished and are not in the table: {', '.join(missing)}.")
+        lines.append(f"Trainings that had not finished and are not in the table: {plain_text(', '.join(missing))}.")
     failed = [f"{row['stage']} {row['trial']} ({row['reason']})" for row in (facts.summary or {}).get("failed", [])]
     if failed:
-        lines.append(f"Trials that failed: {'; '.join(failed)}.")
+        lines.append(f"Trials that failed: {plain_text('; '.join(failed))}.")
     noted = (facts.summary or {}).get("notes", [])
-    return [*lines, *(["\n".join(f"- {note}." for note in noted)] if noted else [])]
+    return [*lines, *(["\n".join(f"- {plain_text(note)}." for note in noted)] if noted else [])]
 
 
-def _comparisons(comparisons: Sequence[Comparison]) -> list[str]:
+def _comparisons(facts: Facts, comparisons: Sequence[Comparison]) -> list[str]:
     if not comparisons:
         return ["## Comparisons", "There is nothing to compare yet."]
     columns = (
@@ -122,7 +130,13 @@ def _comparisons(comparisons: Sequence[Comparison]) -> list[str]:
         luck = " (seeds may explain it)" if c.beyond_seeds is False else ""
         rows.append([c.found, _against(c), signed_points(c.difference), interval, str(c.patients), error, c.verdict + luck])
     few = sorted({interval_text(c) for c in comparisons if c.interval is None})
-    return ["## Comparisons", table(columns, rows), " ".join([COMPARISON_NOTE, *(f"{text}.".capitalize() for text in few)])]
+    note = " ".join([COMPARISON_NOTE, *(f"{text}.".capitalize() for text in few)])
+    return [
+        "## Comparisons",
+        table(columns, rows),
+        note,
+        "\n".join(f"- {s}" for s in budget_sentences(facts.networks, comparisons)),
+    ]
 
 
 def _against(comparison: Comparison) -> str:
@@ -193,8 +207,8 @@ def _data(facts: Facts) -> list[str]:
     kind = "overlapping classes" if data.get("overlapping") else "classes"
     sets = ", ".join(f"{number:,} {name}" for name, number in data["sets"].items())
     line = (
-        f"`{data['source']}`: {data['cases']:,} cases of {data['patients']:,} patients, {data['channels']} channels, "
-        f"{data['classes']} {kind} ({', '.join(data['labels'])}). Cases by set: {sets}."
+        f"{plain_text(data['source'])}: {data['cases']:,} cases of {data['patients']:,} patients, {data['channels']} channels, "
+        f"{data['classes']} {kind} ({plain_text(', '.join(data['labels']))}). Cases by set: {sets}."
     )
     return ["## Data", line]
 
@@ -207,7 +221,7 @@ def _settings(facts: Facts) -> list[str]:
         lines.append("The versions were not recorded.")
     if not facts.run.study.is_file():
         return lines
-    return [*lines, f"```yaml\n{facts.run.study.read_text(encoding='utf-8').rstrip()}\n```"]
+    return [*lines, code(facts.run.study.read_text(encoding="utf-8"), "yaml")]
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
@@ -216,5 +230,5 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[list[str]]:
     for key, inner in value.items():
         if isinstance(inner, list):
             inner = {str(number): entry for number, entry in enumerate(inner, start=1)} or "none"
-        rows += flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [[f"{prefix}{key}", str(inner)]]
+        rows += flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else [[f"{prefix}{key}", plain_text(str(inner))]]
     return rows

@@ -92,6 +92,7 @@ def genotypes(facts: Facts, folder: Path) -> Pictures:
 def cases(facts: Facts, folder: Path) -> Pictures:
     """Worst, median and best test case of the found networks and of U-Net."""
     chosen = [row for row in facts.examples if row["network"] == "unet" or row["network"].startswith("found_")]
+    chosen.sort(key=lambda row: row["network"] == "unet")
     present = [row for row in chosen if (facts.run.root / row["file"]).is_file()]
     if not present or not facts.run.data.is_dir():
         return []
@@ -103,7 +104,8 @@ def cases(facts: Facts, folder: Path) -> Pictures:
     for network in dict.fromkeys(row["network"] for row in present):
         examples = [_example(facts, store, row) for row in present if row["network"] == network]
         draw_cases(examples, store.labels, folder / f"cases_{network}.png")
-        drawn.append((f"cases_{network}.png", f"test cases by {network}, {_run_of(present, network)}"))
+        told = "; ".join(" ".join(example.title.split("\n")) for example in examples)
+        drawn.append((f"cases_{network}.png", f"test cases by {network}, {_run_of(present, network)}: {told}"))
     return drawn
 
 

@@ -102,15 +102,11 @@ def _error_of_mean(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
-def verdict_text(networks: Sequence[Network], comparisons: Sequence[Comparison]) -> str:
-    """The first paragraph of a report."""
-    if not networks:
-        return "No network is evaluated yet, so there is no verdict: `thrifty evaluate` comes before it."
+def budget_sentences(networks: Sequence[Network], comparisons: Sequence[Comparison]) -> list[str]:
+    """For each found network what its comparisons come to, with their numbers; then which networks wanted more training."""
     by_name = {network["name"]: network for network in networks}
-    sentences = [_budget_sentence(by_name, n, comparisons) for n in networks if n["name"].startswith("found_")]
-    if not sentences:
-        sentences = ["No found network is evaluated yet, so there is no verdict."]
-    return " ".join([*sentences, *_improving(networks)])
+    found = [network for network in networks if network["name"].startswith("found_")]
+    return [*(_budget_sentence(by_name, network, comparisons) for network in found), *_improving(networks)]
 
 
 def _budget_sentence(by_name: Mapping[str, Network], found: Network, comparisons: Sequence[Comparison]) -> str:
