@@ -19,6 +19,7 @@ from thrifty.config import Study
 from thrifty.data.prepare import Prepared, open_prepared
 from thrifty.errors import ThriftyError
 from thrifty.inference import predict_cases
+from thrifty.latency import keep_latencies
 from thrifty.ledger import ledger
 from thrifty.metrics import case_metrics, dice_of, iou_of, present_classes
 from thrifty.model import load_model, weights_hash
@@ -48,8 +49,8 @@ def run_stage(study: Study, run: Run) -> None:
     """
     from thrifty.trials import run_trials
 
-    names = list(read_networks(run, study.allow_code))
-    keys, missing = finished(study, run, names)
+    specs = read_networks(run, study.allow_code)
+    keys, missing = finished(study, run, list(specs))
     if not keys:
         raise ThriftyError(f"no network in {run.retrain} is trained yet; `thrifty retrain STUDY.yaml` trains them")
     forget_stale(run, keys)
@@ -61,6 +62,7 @@ def run_stage(study: Study, run: Run) -> None:
     write_csv(run.per_volume, VOLUME_COLUMNS, volumes)
     prepared = open_prepared(run)
     write_examples(study, run, prepared, keys, rows)
+    keep_latencies(study, run, {network: specs[network] for network, _, _ in keys})
     write_json(run.ledger, ledger(run))
     write_json(run.summary, summarise(study, run, prepared, keys, missing, rows, volumes))
 

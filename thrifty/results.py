@@ -155,6 +155,11 @@ class Run:
         return Trial(self.root / "evaluate" / "trials" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
 
     @property
+    def network_latencies(self) -> Path:
+        """Measured latencies of the trained networks, and under what conditions."""
+        return self.root / "evaluate" / "latency.json"
+
+    @property
     def examples(self) -> Path:
         """A list of {case, rank, dice, network, seed, file}: predicted label maps for the report, `file` below the run folder."""
         return self.root / "evaluate" / "examples.json"

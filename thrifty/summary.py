@@ -15,6 +15,7 @@ from thrifty import __version__
 from thrifty.config import Study
 from thrifty.false_positives import false_positives
 from thrifty.inference import stride_of
+from thrifty.latency import kept_latencies
 from thrifty.ledger import ledger, trial_results
 from thrifty.metrics import present_classes
 from thrifty.nets.build import NetworkSpec, build_network
@@ -22,6 +23,7 @@ from thrifty.networks import Key, read_networks, trial_name
 from thrifty.postprocess import Postprocess
 from thrifty.results import Run, read_json
 from thrifty.settled import notes_on_later_searches
+from thrifty.spending import spending
 from thrifty.start import FINETUNED
 from thrifty.statistics.patients import by_patient, interval
 from thrifty.statistics.stability import stability
@@ -50,12 +52,15 @@ def summarise(
     spacing_mm = {case.name: case.spacing_mm for case in store.cases}
     present = present_classes(rows)
     counted = [[row for row in table if row["class"] in present] for table in (rows, volumes)]
-    networks = []
+    networks, latencies = [], kept_latencies(run)
     for name in names:
         trained = [read_json(run.retrain_trial(*key).result) for key in keys if key[0] == name]
         mine = [[row for row in table if row["network"] == name] for table in counted]
         claims = {"false_positives": false_positives([row for row in rows if row["network"] == name], spacing_mm)}
-        networks.append({**describe(specs[name], study.data.patch_size), **training(trained), **scores(*mine), **claims})
+        size = {"latency_ms": latencies.get(name), "weights_bytes": weights_bytes(run, keys, name)}
+        described = describe(specs[name], study.data.patch_size)
+        networks.append({**described, **size, **training(trained), **scores(*mine), **claims})
+    found = statistics(run, networks, counted[0])
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -74,9 +79,10 @@ def summarise(
         "missing": list(missing),
         "notes": [*notes(study, list(specs)), *notes_on_later_searches(run), *class_notes(rows), *postprocess_notes(run, keys)],
         "searches": trial_results(run, "search"),
-        "statistics": statistics(run, networks, counted[0]),
+        "statistics": found,
         "stability": stability(study, run),
         "cost": ledger(run)["cost"],
+        "spending": spending(run, networks, found["luck"]),
     }
 
 
@@ -130,6 +136,12 @@ def describe(spec: NetworkSpec, patch: tuple[int, int]) -> dict[str, Any]:
         "parameters": spec.parameters,
         "macs": macs(spec, patch),
     }
+
+
+def weights_bytes(run: Run, keys: Sequence[Key], name: str) -> int | None:
+    """Size of the file of the trained weights of a network, the same for each of its trainings; None where it is not there."""
+    files = (run.retrain_trial(*key).weights for key in keys if key[0] == name)
+    return next((file.stat().st_size for file in files if file.is_file()), None)
 
 
 def macs(spec: NetworkSpec, patch: tuple[int, int]) -> int:
