@@ -47,7 +47,7 @@ def test_all_networks_take_turns_and_the_first_round_does_not_count() -> None:
 
 
 def test_large_networks_are_measured_in_few_rounds() -> None:
-    networks, calls, now = two(30.0)
+    networks, _, now = two(30.0)
     assert [len(values) for values in latencies_ms(networks, (1, 8, 8), clock=lambda: now[0]).values()] == [3, 3]
 
 

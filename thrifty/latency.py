@@ -1,4 +1,4 @@
-"""Measured latency of networks on the CPU: of a genotype before anything of it is trained, of all trained networks side by side."""
+"""Measured latency on the CPU: of a genotype before anything of it is trained, of all trained networks side by side."""
 
 from __future__ import annotations
 

@@ -216,6 +216,11 @@ class Trial:
         return self.folder / "epochs.jsonl"
 
     @property
+    def events(self) -> Path:
+        """The record as TensorBoard reads it."""
+        return self.folder / "events.out.tfevents.thrifty"
+
+    @property
     def result(self) -> Path:
         """The outcome; it exists exactly when the trial has finished."""
         return self.folder / "result.json"

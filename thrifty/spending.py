@@ -1,5 +1,5 @@
-"""What the networks of a study have cost, and what they give for it: hours by purpose, Dice per parameter and per hour, and what a
-random search would train for the same hours. docs/cost.md says what these numbers do not mean."""
+"""What the networks of a study have cost, and what they give for it: hours by purpose, Dice per parameter and per hour, and
+what a random search would train for the same hours. docs/cost.md says what these numbers do not mean."""
 
 from __future__ import annotations
 

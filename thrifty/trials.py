@@ -176,6 +176,7 @@ def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Ru
 def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scratch: Path, watch: Watch) -> tune.Tuner:
     retries = EXCEPTIONS if resources.max_failures < 0 else min(EXCEPTIONS, resources.max_failures)
     shared = {"retries": retries, "keep": resources.keep, "versions": versions_that_must_agree()}
+    shared |= {"tensorboard": resources.tensorboard}
     items = [
         {"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments, **shared}
         | {"raised": str(scratch / f"raised_{place}"), "overtime": str(scratch / f"overtime_{place}")}

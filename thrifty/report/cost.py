@@ -16,13 +16,13 @@ SIZE_COLUMNS = (
 RANDOM_COLUMNS = ("found network", "searching, selecting", "one training", "draws", "P(one as good)", "95 % interval")
 HOURS_NOTE = "Hours of all attempts, those that died included. Hours of one machine are not those of another."
 RATIO_NOTE = (
-    "`Dice / hour` counts searching and selecting for the budget (an equal part of a selection for several) and one training for a "
-    "found network, one training for all others. Both ratios reward whatever is small: half the parameters at a tenth less "
+    "`Dice / hour` counts searching and selecting for the budget (an equal part of a selection for several) and one training "
+    "for a found network, one training for all others. Both ratios reward whatever is small: half the parameters at a tenth less "
     "Dice look better and may be useless. They compare networks of this table only, not data sets, not machines."
 )
 RANDOM_NOTE = (
-    "`draws`: random networks of the same budget that could be trained in the hours of searching and selecting; `P`: the probability "
-    "that the best of them, known without error, is at least as good as the found one (docs/statistics.md)."
+    "`draws`: random networks of the same budget that could be trained in the hours of searching and selecting; `P`: the "
+    "probability that the best of them, known without error, is at least as good as the found one (docs/statistics.md)."
 )
 
 
