@@ -20,6 +20,7 @@ from thrifty.console import board
 from thrifty.environment import versions_that_must_agree
 from thrifty.errors import ThriftyError, last_line
 from thrifty.manifest import Manifest, only_driver
+from thrifty.progress import best_before, budgets_of
 from thrifty.results import Run, Trial, user_errors
 from thrifty.trials_connect import connect, machines, ray, tune
 from thrifty.trials_limits import GO_ON, Limits
@@ -72,7 +73,9 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     connect()
     _check_resources(resources)
     epochs = {spec.name: spec.epochs for spec in todo}
-    with board(stage, epochs, len(specs) - len(todo)) as shown, stop_signals(shown) as stopped:
+    budgets = budgets_of(run, {spec.name: spec.arguments for spec in specs})
+    shows = {"budgets": budgets, "earlier": best_before(((s.name, s.trial) for s in specs if s.trial.done), budgets)}
+    with board(stage, epochs, len(specs) - len(todo), **shows) as shown, stop_signals(shown) as stopped:
         watch = Watch({spec.name: spec.trial for spec in todo}, manifest, limits, shown, stopped)
         watch.hear(_fit, function, todo, resources, run, watch)
         watch.hear(watch.close)

@@ -9,6 +9,7 @@ from typing import Any
 from thrifty.console import Board
 from thrifty.errors import ThriftyError, last_line
 from thrifty.manifest import Manifest
+from thrifty.progress import dice_of
 from thrifty.results import Trial
 from thrifty.trials_connect import tune
 from thrifty.trials_limits import Limits
@@ -54,7 +55,7 @@ class Watch:
             self.fail(name, self.failed.get(name, "it ended without a result"))
             return
         self.manifest.set(name, "done")
-        self.shown.finish(name, self.manifest.seconds(name))
+        self.shown.finish(name, self.manifest.seconds(name), dice_of(self.trials[name]))
 
     def lose(self, name: str) -> None:
         self.fail(name, _reason_in(self.trials[name]))
