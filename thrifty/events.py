@@ -57,7 +57,7 @@ class Events:
 def encoded(rows: Iterable[Row], origin: float) -> tuple[bytes, float]:
     """The whole file, and the time of its last event: `origin` (seconds since 1970) and the seconds of all epochs, pauses left
     out."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
 
     parts, clock = [_framed(Event(wall_time=origin, file_version=VERSION).SerializeToString())], origin
     for row in rows:
@@ -69,7 +69,7 @@ def encoded(rows: Iterable[Row], origin: float) -> tuple[bytes, float]:
 def begin_of(content: bytes) -> float | None:
     """The time of the first event of a file; None where there is none that is whole."""
     from google.protobuf.message import DecodeError
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
 
     if len(content) < HEADER.size:
         return None
@@ -84,8 +84,8 @@ def begin_of(content: bytes) -> float | None:
 
 def _epoch(row: Row, clock: float) -> bytes:
     """One event with every number of an epoch's record, at the step of that epoch."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.proto.event_pb2 import Event  # pyrefly: ignore[missing-module-attribute]
+    from tensorboardX.proto.summary_pb2 import Summary  # pyrefly: ignore[missing-module-attribute]
 
     values = [Summary.Value(tag=key, simple_value=float(value)) for key, value in row.items() if _is_curve(key, value)]
     return _framed(Event(wall_time=clock, step=row["epoch"], summary=Summary(value=values)).SerializeToString())

@@ -82,8 +82,9 @@ def pinned_threads(number: int) -> Iterator[None]:
 def keep_latencies(study: Study, run: Run, specs: Mapping[str, NetworkSpec]) -> None:
     """Writes evaluate/latency.json: every network on one image of the training patch's size. What is there stays where it is of
     the same networks, size, processor and torch: side by side means all at once, so otherwise all are measured again."""
+    shape = (next(iter(specs.values())).channels, *study.data.patch_size)
     conditions = {
-        "image": [1, next(iter(specs.values())).channels, *study.data.patch_size],
+        "image": [1, *shape],
         "threads": 1,
         "device": processor(),
         "torch": torch.__version__,
@@ -92,7 +93,7 @@ def keep_latencies(study: Study, run: Run, specs: Mapping[str, NetworkSpec]) -> 
     if _kept(run.network_latencies).get("conditions") == conditions:
         return
     networks = {name: build_network(spec) for name, spec in specs.items()}
-    found = latencies_ms(networks, tuple(conditions["image"][1:]))
+    found = latencies_ms(networks, shape)
     rows = {name: _quartiles(values) for name, values in found.items()}
     write_json(run.network_latencies, {"schema": SCHEMA, "conditions": conditions, "networks": rows})
 

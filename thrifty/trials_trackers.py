@@ -152,7 +152,7 @@ def settings_of(run: Run, stage: str, name: str, arguments: Mapping[str, Any]) -
 
 
 def _mlflow(run: Run, stage: str) -> Any:
-    """The server of MLFLOW_TRACKING_URI; without it a SQLite file in the run folder, since MLflow gives up plain files."""
+    """The server of MLFLOW_TRACKING_URI; without it a SQLite file in the run folder, since MLflow only maintains plain files."""
     for variable, value in PATIENCE.items():
         os.environ.setdefault(variable, value)
     from ray.air.integrations.mlflow import MLflowLoggerCallback
