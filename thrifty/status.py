@@ -64,6 +64,8 @@ def _driver(driver: Driver) -> str:
         return f"its driver is alive (process {driver.process}{ago}) and runs no trials at the moment"
     if driver.state == "elsewhere":
         return f"its driver was process {driver.process} on {driver.host}, which cannot be seen from here{ago}"
+    if driver.state == "none":
+        return "no driver has run trials yet"
     return f"no driver is alive{ago}; `thrifty run` with the same study goes on where it stopped, if anything is left"
 
 
