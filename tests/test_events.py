@@ -102,3 +102,23 @@ def test_files_that_are_none_and_storage_that_fails(trial: Trial) -> None:
     trial.events.unlink()
     trial.events.mkdir()
     train(trial, 2, 4)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_worker_writes_them_unless_they_are_switched_off(trial: Trial, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thrifty import trials_worker
+    from thrifty.environment import versions_that_must_agree
+
+    def learn(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
+        for epoch in range(3):
+            write_jsonl(trial.record, ROWS[: epoch + 1])
+            report(ROWS[epoch])
+
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(trials_worker.tune, "report", reported.append)
+    item = {"folder": str(trial.folder), "arguments": {}, "keep": "best", "versions": versions_that_must_agree()}
+    item |= {"seconds_left": None, "retries": 0, "raised": str(trial.folder / "raised"), "tensorboard": wanted}
+    trials_worker.make_trainable(learn)({"item": item})
+    assert [row["epoch"] for row in reported] == [0, 1, 2] and "hash" not in reported[0]
+    assert trial.events.is_file() == wanted
+    assert not wanted or [event.step for event in read_events(trial.events)[1:]] == [0, 1, 2]

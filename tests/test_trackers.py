@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,9 +16,13 @@ import pytest
 
 from thrifty import trials_trackers
 from thrifty.config import Resources
+from thrifty.console import Board
 from thrifty.errors import ThriftyError
-from thrifty.results import Run
+from thrifty.manifest import Manifest
+from thrifty.results import Run, Trial, write_json
+from thrifty.trials_limits import Limits
 from thrifty.trials_trackers import MAKERS, SILENT, check_trackers, trackers_of
+from thrifty.trials_watch import Watch
 
 SECRET = "s3://key:hidden@bucket/images"
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -81,6 +87,28 @@ def test_trackers_hear_names_settings_and_numbers_alone(run: Run, monkeypatch: p
     assert results == [(k + 1, starts[0], {"dice": k / 4, "training_iteration": k + 1}) for k in range(3)]
     assert [one[1:] for one in heard if one[0] == "log_trial_end"] == [(starts[0], False), (starts[1], True)]
     assert "hidden" not in str([(vars(trial), str(trial)) for trial in starts]) and starts[0].local_path == "."
+
+
+def test_they_are_told_by_what_watches_the_trials(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: Heard = []
+    monkeypatch.setitem(MAKERS, "wandb", lambda run, stage: Fake(heard))
+    resources, trials = Resources(trackers=("wandb",)), {name: Trial(run.search / name) for name in ("a", "b")}
+    manifest = Manifest(run, "search", resources)
+    for name, trial in trials.items():
+        manifest.add(name, trial, {"cpus": 1, "gpus": 0}, 2)
+    write_json(trials["a"].result, {"dice": 0.5})
+    with trackers_of(run, "search", {"a": {}, "b": {}}, resources, print) as trackers:
+        shown = Board("search", {"a": 2, "b": 2}, 0, io.StringIO(), time.monotonic)
+        watch = Watch(trials, manifest, Limits(run, resources, manifest), shown, threading.Event(), trackers)
+        for name in trials:
+            watch.start(name)
+            watch.result(name, {"epoch": 0, "dice": 0.25})
+            watch.end(name)
+    told = [(event, str(arguments[-2 if event != "log_trial_start" else -1])) for event, *arguments in heard[1:-1]]
+    steps = ["log_trial_start", "log_trial_result", "log_trial_end"]
+    assert told == [(step, name) for name in ("a", "b") for step in steps]
+    assert [one[2] for one in heard if one[0] == "log_trial_end"] == [False, True], "b has no result"
+    assert shown.best()[0].dice == 0.5, "of the result, not of the epoch"
 
 
 @pytest.mark.parametrize("event", ["setup", "log_trial_result", "on_experiment_end"])

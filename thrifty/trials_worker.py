@@ -56,7 +56,7 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
 
 
 def _reporter(item: dict[str, Any], trial: Trial) -> Report:
-    if not item["tensorboard"]:
+    if not item.get("tensorboard"):
         return lambda row: tune.report(_plain(row))
     events = Events(trial)
 
