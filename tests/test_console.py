@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from thrifty.console import Board, board, format_metrics, format_seconds
+from thrifty.console import Best, Board, board, format_metrics, format_seconds
 
 
 class Clock:
@@ -124,6 +124,31 @@ def test_a_long_list_shows_what_runs_rather_than_what_waits() -> None:
 )
 def test_seconds_are_readable(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_the_best_dice_by_budget_is_shown_in_a_log_once_a_minute() -> None:
+    clock, file = Clock(), io.StringIO()
+    budgets = {"a": "10,000", "b": "10,000", "u": "unet"}
+    earlier = [Best("10,000", "before", 0.7), Best("30,000", "large", 0.8)]
+    shown = Board("retrain", {"a": 100, "b": 100, "u": 100}, 2, file, clock, budgets, earlier)
+    for name in ("a", "u"):
+        shown.start(name)
+    for epoch in range(70):
+        clock.now += 1
+        shown.progress("a", {"epoch": epoch, "seconds": 1.0, "dice": 0.75 if epoch == 10 else 0.5})
+        shown.progress("u", {"epoch": epoch, "seconds": 1.0, "dice": None})
+    (line,) = [line for line in file.getvalue().splitlines() if line.startswith("retrain: ")]
+    assert line == (
+        "retrain: 2 of 5 done, 2 running; best Dice so far by budget: 10,000: 0.750 (a), 30,000: 0.800 (large); "
+        "about 1 min 40 s left"
+    ), "after a minute: the third one has 100 epochs of a second to go, more than half of what all have"
+    shown.finish("a", 100.0, 0.72)
+    assert shown.best()[0] == Best("10,000", "a", 0.72), "its result takes the place of its epochs"
+    shown.finish("a", 100.0, 0.6)
+    assert shown.best()[0] == Best("10,000", "before", 0.7)
+    out = io.StringIO()
+    Console(file=out, width=120).print(shown)
+    assert "best Dice so far by budget: 10,000: 0.700 (before)" in out.getvalue() and "━" in out.getvalue()
 
 
 def test_only_known_metrics_are_shown() -> None:

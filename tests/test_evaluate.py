@@ -91,6 +91,8 @@ def test_summary_agrees_with_the_table(evaluated: Run) -> None:
         assert network["dice"]["mean"] == pytest.approx(np.mean(means))
         assert network["macs"] > 0 and network["parameters"] <= BUDGET
         assert 0 <= network["still_improving"] <= network["seeds"]
+        assert network["latency_ms"]["median"] > 0 and network["latency_ms"]["image"] == [32, 32]
+        assert network["weights_bytes"] == evaluated.retrain_trial(network["name"], 0).weights.stat().st_size
     data = summary["data"]
     assert (data["cases"], data["patients"], data["classes"], data["source"]) == (12, 8, 3, "phantoms")
     assert sum(data["sets"].values()) == 12

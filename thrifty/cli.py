@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import signal
 import sys
 from collections.abc import Callable
@@ -245,6 +246,29 @@ def submit(
     code = send(job_of(study, bearing(overrides, max_failures), data, results), address, follow)
     if code:
         raise typer.Exit(code)
+
+
+@app.command()
+@guarded
+def status(
+    what: Annotated[
+        str | None, typer.Argument(metavar="RUN|STUDY|JOB", help="A run folder or study; with --address a job.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(metavar="URL", help="Of a job server: the state of a job, or all jobs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """How far a run is: stages, trials, best Dice by budget, hours, time left. Also while it runs; writes nothing."""
+    from thrifty.status import job_status, job_text, run_status, text_of
+
+    if address is not None:
+        job = job_status(address, what)
+        found, lines = job, job_text(job)
+    elif what is not None:
+        progress = run_status(what)
+        found, lines = progress.as_json(), text_of(progress)
+    else:
+        raise ThriftyError("give a run folder or a study, or the --address of a job server")
+    print(json.dumps(found, indent=1) if as_json else "\n".join(lines), flush=True)
 
 
 @app.command()

@@ -290,6 +290,8 @@ class Resources(Section):
     max_failed_trials: Annotated[int, Field(ge=0, strict=True)] = 0  # with more given up the study stops: `--max-failures`
     device: Literal["auto", "cpu", "cuda"] = "auto"
     keep: Keep = "best"  # of a finished trial: the best weights alone, or its last checkpoint too, or that of every epoch
+    tensorboard: bool = True  # the curves of every trial also as a file of TensorBoard's, in its folder
+    trackers: Annotated[tuple[Literal["mlflow", "wandb"], ...], say("give a list of mlflow and wandb, as in [mlflow]")] = ()
     trial_hours: Annotated[float, Field(gt=0)] | None = None  # a trial that has run for longer is given up
     max_cpu_hours: Annotated[float, Field(gt=0)] | None = None  # of all trials of the study; then it stops cleanly
     max_gpu_hours: Annotated[float, Field(gt=0)] | None = None

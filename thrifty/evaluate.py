@@ -20,6 +20,7 @@ from thrifty.data.prepare import Prepared, open_prepared
 from thrifty.data.store import Store, open_store
 from thrifty.errors import ThriftyError
 from thrifty.inference import predict_cases
+from thrifty.latency import keep_latencies
 from thrifty.ledger import ledger
 from thrifty.metrics import case_metrics, dice_of, iou_of, present_classes
 from thrifty.model import load_model, weights_hash
@@ -53,8 +54,8 @@ def run_stage(study: Study, run: Run) -> None:
     """
     from thrifty.trials import run_trials
 
-    names = list(read_networks(run, study.allow_code))
-    keys, missing = finished(study, run, names)
+    specs = read_networks(run, study.allow_code)
+    keys, missing = finished(study, run, list(specs))
     if not keys:
         raise ThriftyError(f"no network in {run.retrain} is trained yet; `thrifty retrain STUDY.yaml` trains them")
     forget_stale(run, keys)
@@ -69,6 +70,7 @@ def run_stage(study: Study, run: Run) -> None:
     write_csv(run.per_case, (*CASE_COLUMNS, *PIXEL_COLUMNS), rows)
     write_csv(run.per_volume, VOLUME_COLUMNS, volumes)
     write_examples(study, run, prepared, keys, rows)
+    keep_latencies(study, run, {network: specs[network] for network, _, _ in keys})
     write_json(run.ledger, ledger(run))
     summary = summarise(study, run, prepared, keys, missing, rows, volumes)
     _write_tables(run, more)

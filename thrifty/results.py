@@ -174,6 +174,11 @@ class Run:
         return {name: self.root / "evaluate" / f"{file}.csv" for name, file in names.items()}
 
     @property
+    def network_latencies(self) -> Path:
+        """Measured latencies of the trained networks, and under what conditions."""
+        return self.root / "evaluate" / "latency.json"
+
+    @property
     def examples(self) -> Path:
         """A list of {case, rank, dice, network, seed, file}: predicted label maps for the report, `file` below the run folder."""
         return self.root / "evaluate" / "examples.json"
@@ -234,6 +239,11 @@ class Trial:
     def record(self) -> Path:
         """One line for each epoch."""
         return self.folder / "epochs.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """The record as TensorBoard reads it."""
+        return self.folder / "events.out.tfevents.thrifty"
 
     @property
     def result(self) -> Path:

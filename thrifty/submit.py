@@ -189,14 +189,14 @@ def submit(job: Job, address: str | None = None, follow: bool = True) -> int:
     """
     place = address_of(address)
     client = client_of(place)
-    with _told(place):
+    with told(place):
         number = _handed_over(client, job)
     hint = f"`ray job logs {number}`, `ray job stop {number}`"
     print(mask(f"job {number} at {place} ({hint} with RAY_API_SERVER_ADDRESS={place})"), flush=True)
     if not follow:
         return 0
     try:
-        with _told(place):
+        with told(place):
             return _outcome(client, number)
     except KeyboardInterrupt:
         raise ThriftyError(f"no longer followed, the job {number} goes on: {hint}") from None
@@ -255,12 +255,12 @@ def client_of(place: str) -> Any:
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ["RAY_API_SERVER_ADDRESS"] = place  # which Ray puts above its argument
-    with _told(place):
+    with told(place):
         return JobSubmissionClient(place)
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
+def told(place: str) -> Iterator[None]:
     """What Ray raises, as one line."""
     import requests
     from ray.exceptions import AuthenticationError

@@ -16,6 +16,7 @@ from thrifty.config import Study
 from thrifty.failures import failed_trials
 from thrifty.false_positives import false_positives
 from thrifty.inference import stride_of
+from thrifty.latency import kept_latencies
 from thrifty.ledger import dropped_searches, ledger, trial_results
 from thrifty.metrics import present_classes
 from thrifty.nets.build import NetworkSpec, build_network
@@ -23,6 +24,7 @@ from thrifty.networks import Key, read_networks, trial_name
 from thrifty.postprocess import Postprocess
 from thrifty.results import Run, read_json
 from thrifty.settled import notes_on_later_searches
+from thrifty.spending import spending
 from thrifty.start import FINETUNED
 from thrifty.statistics.blocks import (
     Blocks,
@@ -65,12 +67,15 @@ def summarise(
     keys = counted_keys(study, run, keys, missing)
     rows, volumes = (rows_of(keys, table) for table in (rows, volumes))
     counted = [[row for row in table if row["class"] in present] for table in (rows, volumes)]
-    networks = []
+    networks, latencies = [], kept_latencies(run)
     for name in names:
         trained = [read_json(run.retrain_trial(*key).result) for key in keys if key[0] == name]
         mine = [[row for row in table if row["network"] == name] for table in counted]
         claims = {"false_positives": false_positives([row for row in rows if row["network"] == name], spacing_mm)}
-        networks.append({**describe(specs[name], study.data.patch_size), **training(trained), **scores(*mine), **claims})
+        size = {"latency_ms": latencies.get(name), "weights_bytes": weights_bytes(run, keys, name)}
+        described = describe(specs[name], study.data.patch_size)
+        networks.append({**described, **size, **training(trained), **scores(*mine), **claims})
+    found = _statistics(run, networks, counted[0], search, retrain)
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -98,9 +103,10 @@ def summarise(
         ],
         "searches": trial_results(run, "search"),
         "dropped": dropped_searches(run),
-        "statistics": _statistics(run, networks, counted[0], search, retrain),
+        "statistics": found,
         "stability": stability(study, run, search, retrain),
         "cost": ledger(run)["cost"],
+        "spending": spending(run, networks, found["luck"]),
     }
 
 
@@ -185,6 +191,12 @@ def describe(spec: NetworkSpec, patch: tuple[int, int]) -> dict[str, Any]:
         "parameters": spec.parameters,
         "macs": macs(spec, patch),
     }
+
+
+def weights_bytes(run: Run, keys: Sequence[Key], name: str) -> int | None:
+    """Size of the file of the trained weights of a network, the same for each of its trainings; None where it is not there."""
+    files = (run.retrain_trial(*key).weights for key in keys if key[0] == name)
+    return next((file.stat().st_size for file in files if file.is_file()), None)
 
 
 def macs(spec: NetworkSpec, patch: tuple[int, int]) -> int:

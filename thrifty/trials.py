@@ -21,10 +21,12 @@ from thrifty.environment import versions_that_must_agree
 from thrifty.errors import ThriftyError, last_line
 from thrifty.failures import bear
 from thrifty.manifest import Manifest, only_driver
+from thrifty.progress import best_before, budgets_of
 from thrifty.results import Run, Trial, user_errors
 from thrifty.trials_connect import connect, machines, ray, tune
 from thrifty.trials_limits import GO_ON, Limits
 from thrifty.trials_signals import stop_signals
+from thrifty.trials_trackers import check_trackers, trackers_of
 from thrifty.trials_watch import Stop, Tell, Watch, number_of
 from thrifty.trials_worker import Function, make_trainable
 
@@ -70,11 +72,19 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     limits = Limits(run, resources, manifest)
     if exceeded := limits.exceeded():
         raise ThriftyError(exceeded)
+    check_trackers(resources)
     connect()
     _check_resources(resources)
     epochs = {spec.name: spec.epochs for spec in todo}
-    with board(stage, epochs, len(specs) - len(todo)) as shown, stop_signals(shown) as stopped:
-        watch = Watch({spec.name: spec.trial for spec in todo}, manifest, limits, shown, stopped)
+    arguments = {spec.name: spec.arguments for spec in specs}
+    budgets = budgets_of(run, arguments)
+    shows = {"budgets": budgets, "earlier": best_before(((s.name, s.trial) for s in specs if s.trial.done), budgets)}
+    with (
+        board(stage, epochs, len(specs) - len(todo), **shows) as shown,
+        trackers_of(run, stage, arguments, resources, shown.say) as trackers,
+        stop_signals(shown) as stopped,
+    ):
+        watch = Watch({spec.name: spec.trial for spec in todo}, manifest, limits, shown, stopped, trackers)
         watch.hear(_fit, function, todo, resources, run, watch)
         watch.hear(watch.close)
     if watch.error is not None:
@@ -177,6 +187,7 @@ def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Ru
 def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scratch: Path, watch: Watch) -> tune.Tuner:
     retries = EXCEPTIONS if resources.max_failures < 0 else min(EXCEPTIONS, resources.max_failures)
     shared = {"retries": retries, "keep": resources.keep, "versions": versions_that_must_agree()}
+    shared |= {"tensorboard": resources.tensorboard}
     items = [
         {"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments, **shared}
         | {"raised": str(scratch / f"raised_{place}"), "overtime": str(scratch / f"overtime_{place}")}

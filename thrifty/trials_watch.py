@@ -9,16 +9,27 @@ from typing import Any
 from thrifty.console import Board
 from thrifty.errors import ThriftyError, last_line
 from thrifty.manifest import Manifest
+from thrifty.progress import dice_of
 from thrifty.results import Trial
 from thrifty.trials_connect import tune
 from thrifty.trials_limits import Limits
+from thrifty.trials_trackers import Trackers
 
 
 class Watch:
     """Takes down what becomes of the trials: in the manifest and on the board."""
 
-    def __init__(self, trials: dict[str, Trial], manifest: Manifest, limits: Limits, shown: Board, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        trials: dict[str, Trial],
+        manifest: Manifest,
+        limits: Limits,
+        shown: Board,
+        stop: threading.Event,
+        trackers: Trackers,
+    ) -> None:
         self.trials, self.manifest, self.limits, self.shown, self.stopped = trials, manifest, limits, shown, stop
+        self.trackers = trackers
         self.failed: dict[str, str] = {}
         self.error: ThriftyError | None = None
 
@@ -37,12 +48,14 @@ class Watch:
     def start(self, name: str) -> None:
         self.manifest.start(name)
         self.shown.start(name)
+        self.trackers.start(name)
 
     def result(self, name: str, row: dict[str, Any]) -> None:
         if "refused" in row:
             self.failed[name] = row["refused"]
         else:
             self.shown.progress(name, row)
+            self.trackers.result(name, row)
 
     def retry(self, name: str) -> None:
         reason = _reason_in(self.trials[name])
@@ -54,7 +67,8 @@ class Watch:
             self.fail(name, self.failed.get(name, "it ended without a result"))
             return
         self.manifest.set(name, self.trials[name].state)
-        self.shown.finish(name, self.manifest.seconds(name))
+        self.shown.finish(name, self.manifest.seconds(name), dice_of(self.trials[name]))
+        self.trackers.end(name, failed=False)
 
     def lose(self, name: str) -> None:
         self.fail(name, _reason_in(self.trials[name]))
@@ -63,6 +77,7 @@ class Watch:
         self.failed[name] = reason
         self.manifest.set(name, "failed", reason)
         self.shown.fail(name, reason)
+        self.trackers.end(name, failed=True)
 
     def tick(self) -> None:
         """

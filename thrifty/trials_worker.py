@@ -14,6 +14,7 @@ from typing import Any
 from thrifty.console import METRICS
 from thrifty.environment import versions_that_must_agree
 from thrifty.errors import ThriftyError, last_line, mask
+from thrifty.events import Events
 from thrifty.results import Trial, user_errors
 from thrifty.trials_connect import tune
 
@@ -41,7 +42,7 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
                     trial.drop_checkpoints()
                 else:
                     with _limited(item, trial):
-                        function(item["arguments"], trial, lambda row: tune.report(_plain(row)))
+                        function(item["arguments"], trial, _reporter(item, trial))
         except ThriftyError as error:
             tune.report({"refused": str(error)})
         except Exception as error:
@@ -52,6 +53,18 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
             tune.report({"refused": last_line(traceback.format_exception_only(error)[-1])})
 
     return trainable
+
+
+def _reporter(item: dict[str, Any], trial: Trial) -> Report:
+    if not item.get("tensorboard"):
+        return lambda row: tune.report(_plain(row))
+    events = Events(trial)
+
+    def report(row: dict[str, Any]) -> None:
+        events.add(row)
+        tune.report(_plain(row))
+
+    return report
 
 
 def _check_versions(driver: dict[str, str]) -> None:

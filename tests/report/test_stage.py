@@ -262,7 +262,7 @@ def test_searches_genotypes_cost_and_settings(complete: tuple[Run, dict[str, Any
         assert float(row["idle"].rstrip("%")) == pytest.approx(100 * (1 - search["parameters"] / 9_000), abs=0.051)
         assert row["collapsed"] == ("yes" if search["collapsed"] else "no")
     assert genotype_hash(GENOTYPE) in section(text, "Found genotypes")
-    (cost,) = read_table(section(text, "Cost"))
+    (cost,) = read_table(section(text, "Cost"))  # a summary of an older version
     assert float(cost["CPU-hours"]) == 0.018 and cost["stage"] == "search" and cost["trials"] == "2"
     settings = section(text, "Settings and versions")
     assert {"| packages.torch | 2.13.0 |", "| gpus | none |", "| earlier.1.cores | 2 |"} <= set(settings.splitlines())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thrifty.report.cost import cost_section
 from thrifty.report.elements import ABSENT, code, images, number, plain_text, table
 from thrifty.report.facts import Facts, Row
 from thrifty.report.false_positives import false_positive_section
@@ -57,7 +58,7 @@ def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mappi
         *selection_section(facts.selection, pictures["selection"]),
         *_cases(facts, pictures["cases"]),
         *robustness_section(summary.get("robustness"), pictures["robustness"]),
-        *_cost(facts.cost),
+        *cost_section(facts.summary, facts.cost),
         *_data(facts),
         *_settings(facts),
         *repeat_section(facts),
@@ -188,16 +189,6 @@ def _cases(facts: Facts, pictures: Pictures) -> list[str]:
     if len(networks) > 1 and all(cases == shown[0] for cases in shown):
         lines.append(f"All networks are shown on the same cases: the worst, median and best of `{networks[0]}`.")
     return [*lines, *images(pictures)]
-
-
-def _cost(cost: Mapping[str, Any]) -> list[str]:
-    if not cost:
-        return ["## Cost", "The ledger is not written yet."]
-    rows = []
-    for stage, spent in cost.items():
-        hours = [f"{spent['cpu_hours']:.3f}", f"{spent['gpu_hours']:.3f}"]
-        rows.append([stage, f"{spent['trials']:,}", f"{spent['seconds']:.1f}", *hours])
-    return ["## Cost", table(("stage", "trials", "seconds", "CPU-hours", "GPU-hours"), rows)]
 
 
 def _data(facts: Facts) -> list[str]:
