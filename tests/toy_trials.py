@@ -44,6 +44,14 @@ def count_trial(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
     time.sleep(arguments.get("linger", 0.0))
 
 
+def count_and_tell_where(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
+    """`count_trial`, and each attempt notes the address of its node."""
+    from thrifty.trials_connect import ray
+
+    _note(trial.folder / "nodes", ray.util.get_node_ip_address())
+    count_trial(arguments, trial, report)
+
+
 def expected(seed: int, epochs: int) -> int:
     value = seed
     for epoch in range(epochs):
@@ -58,6 +66,15 @@ def square(item: dict[str, Any]) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if item.get("refuse"):
         raise ThriftyError("no such candidate")
+    return item["value"] ** 2
+
+
+def slow_square(item: dict[str, Any]) -> int:
+    """Notes its node in the folder of the item, as the name of an empty file."""
+    from thrifty.trials_connect import ray
+
+    (Path(item["folder"]) / f"{item['value']}_{ray.util.get_node_ip_address()}").touch()
+    time.sleep(item["sleep"])
     return item["value"] ** 2
 
 

@@ -12,6 +12,8 @@ from thrifty.manifest import Manifest
 from thrifty.results import Trial
 from thrifty.trials_connect import tune
 from thrifty.trials_limits import Limits
+from thrifty.trials_nodes import Nodes
+from thrifty.trials_worker import NODE
 
 
 class Watch:
@@ -21,6 +23,7 @@ class Watch:
         self.trials, self.manifest, self.limits, self.shown, self.stopped = trials, manifest, limits, shown, stop
         self.failed: dict[str, str] = {}
         self.error: ThriftyError | None = None
+        self.nodes = Nodes()
 
     def hear(self, event: Callable[..., None], *arguments: Any) -> None:
         """Keeps the first error, and Tune is asked to stop: Tune would take what is raised for an error of a trial."""
@@ -39,13 +42,15 @@ class Watch:
         self.shown.start(name)
 
     def result(self, name: str, row: dict[str, Any]) -> None:
-        if "refused" in row:
+        if NODE in row:
+            self.nodes.place(name, row[NODE])
+        elif "refused" in row:
             self.failed[name] = row["refused"]
         else:
             self.shown.progress(name, row)
 
     def retry(self, name: str) -> None:
-        reason = _reason_in(self.trials[name])
+        reason = self._reason(name)
         self.manifest.set(name, "waiting", reason)
         self.shown.retry(name, reason)
 
@@ -57,7 +62,7 @@ class Watch:
         self.shown.finish(name, self.manifest.seconds(name))
 
     def lose(self, name: str) -> None:
-        self.fail(name, _reason_in(self.trials[name]))
+        self.fail(name, self._reason(name))
 
     def fail(self, name: str, reason: str) -> None:
         self.failed[name] = reason
@@ -71,13 +76,20 @@ class Watch:
         """
         if not self.manifest.tick():
             return
-        for line in self.limits.stragglers():
+        for line in [*self.nodes.news(), *self.limits.stragglers()]:
             self.shown.say(line)
         if exceeded := self.limits.exceeded():
             raise ThriftyError(exceeded)
 
+    def _reason(self, name: str) -> str:
+        """The last line of the exception that ended an attempt; a worker that was killed could leave none."""
+        where, error = self.nodes.take_away(name), self.trials[name].error
+        return last_line(error.read_text(encoding="utf-8")) if error.is_file() else f"its worker{where} died (killed, or out of memory)"
+
     def close(self) -> None:
         """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""
+        for line in self.nodes.news():
+            self.shown.say(line)
         interrupted = self.over
         for name, trial in self.trials.items():
             if trial.done:
@@ -141,10 +153,3 @@ def number_of(watch: Watch) -> int:
 
 def _name(trial: Any) -> str:
     return trial.config["item"]["name"]
-
-
-def _reason_in(trial: Trial) -> str:
-    """The last line of the exception that ended an attempt; a worker that was killed could leave none."""
-    if not trial.error.is_file():
-        return "its worker died (killed, or out of memory)"
-    return last_line(trial.error.read_text(encoding="utf-8"))
