@@ -29,7 +29,11 @@ class OneNode:
         command = [sys.executable, __file__, address, ip, str(folder), str(cpus)]
         self.ip = ip
         self.process = subprocess.Popen(
-            command, env=environment | LOOPBACK | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            env=environment | LOOPBACK | {"PYTHONPATH": paths},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def cluster(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import threading
 from pathlib import Path
@@ -50,6 +49,4 @@ def test_a_node_that_dies_costs_its_trial_one_fault_and_no_other(tmp_path: Path,
     }
     printed = capsys.readouterr().out
     assert printed.count("is tried again") == 1
-    assert re.search(rf"^search t{hit}: is tried again: its worker on node 127.0.0.2 died", printed, flags=re.M)
-    said = rf"^search: node 127\.0\.0\.2 is lost \(1 left\); trials that ran there: t{hit}$"
-    assert len(re.findall(said, printed, flags=re.M)) == 1
+    assert f"search t{hit}: is tried again: its node 127.0.0.2 is lost\n" in printed

@@ -1,12 +1,14 @@
-"""The nodes of the cluster while trials run: which trial is on which, and a line when one is lost or joins."""
+"""The nodes of the cluster while trials run: where a trial was whose worker died, and a line when a node is lost or joins."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import contextlib
+import socket
+from typing import Any
 
 from thrifty.trials_connect import offer, ray
 
-NAMED = 5
+KNOCK_SECONDS = 2.0
 
 
 class Nodes:
@@ -14,44 +16,42 @@ class Nodes:
 
     def __init__(self) -> None:
         self._living = _living()
-        self._names = {key: node["NodeManagerAddress"] for key, node in self._living.items()}
+        self._known = dict(self._living)
         self._where: dict[str, str] = {}
-        self._died: defaultdict[str, list[str]] = defaultdict(list)
 
     def place(self, trial: str, node: str) -> None:
         """The trial has begun on the node of that id."""
         self._where[trial] = node
 
-    def take_away(self, trial: str) -> str:
-        """The worker of a trial has died: where that was, as a part of a sentence; empty where there is one node only.
-
-        Ray says that a worker has died some seconds before it says that the whole node has.
-        """
-        node = self._where.pop(trial, None)
-        if node is None:
-            return ""
-        self._died[node].append(trial)
-        return f" on node {self._name(node)}" if len(self._names) > 1 else ""
+    def cause(self, trial: str) -> str:
+        """Of the death of a trial's worker, with the address of its node where the cluster has several."""
+        node = self._known.get(self._where.pop(trial, ""))
+        if node is None or len(self._known) == 1:
+            return "its worker died (killed, or out of memory)"
+        name = node["NodeManagerAddress"]
+        if _answers(node):
+            return f"its worker on node {name} died (killed, or out of memory)"
+        return f"its node {name} is lost"
 
     def news(self) -> list[str]:
-        """A line for each node that was lost, with the trials that ran there, or has joined since the last call."""
+        """A line for each node that was lost or has joined since the last call."""
         before, self._living = self._living, _living()
-        self._names |= {key: node["NodeManagerAddress"] for key, node in self._living.items()}
+        self._known |= self._living
         lost, joined = before.keys() - self._living.keys(), self._living.keys() - before.keys()
-        return sorted(map(self._lost, lost)) + sorted(map(self._joined, joined))
-
-    def _lost(self, node: str) -> str:
-        trials = sorted(self._died.pop(node, []))
-        more = f" (+{len(trials) - NAMED} more)" if len(trials) > NAMED else ""
-        ran = f"; trials that ran there: {', '.join(trials[:NAMED])}{more}" if trials else ""
-        return f"node {self._name(node)} is lost ({len(self._living)} left){ran}"
-
-    def _joined(self, node: str) -> str:
-        return f"node {self._name(node)} has joined: {offer(self._living[node]['Resources'])}"
-
-    def _name(self, node: str) -> str:
-        return self._names.get(node, node[:8])
+        lines = [f"node {before[key]['NodeManagerAddress']} is lost ({len(self._living)} left)" for key in lost]
+        lines += [
+            f"node {self._known[key]['NodeManagerAddress']} has joined: {offer(self._known[key]['Resources'])}" for key in joined
+        ]
+        return sorted(lines)
 
 
-def _living() -> dict[str, dict]:
+def _living() -> dict[str, dict[str, Any]]:
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether its raylet does: Ray counts a node among the living for some fifteen seconds after its raylet was killed."""
+    with contextlib.suppress(OSError):
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=KNOCK_SECONDS).close()
+        return True
+    return False

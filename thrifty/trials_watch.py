@@ -83,8 +83,8 @@ class Watch:
 
     def _reason(self, name: str) -> str:
         """The last line of the exception that ended an attempt; a worker that was killed could leave none."""
-        where, error = self.nodes.take_away(name), self.trials[name].error
-        return last_line(error.read_text(encoding="utf-8")) if error.is_file() else f"its worker{where} died (killed, or out of memory)"
+        error = self.trials[name].error
+        return last_line(error.read_text(encoding="utf-8")) if error.is_file() else self.nodes.cause(name)
 
     def close(self) -> None:
         """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""
