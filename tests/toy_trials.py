@@ -45,10 +45,16 @@ def count_trial(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
 
 
 def count_and_tell_where(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
-    """`count_trial`, and each attempt notes the address of its node."""
+    """`count_trial`, and each attempt notes the address of its node.
+
+    `gate` (a file): attempts begin to count when it is there; `ahead` is the address of a node where they do not wait for it.
+    """
     from thrifty.trials_connect import ray
 
-    _note(trial.folder / "nodes", ray.util.get_node_ip_address())
+    here = ray.util.get_node_ip_address()
+    _note(trial.folder / "nodes", here)
+    while "gate" in arguments and here != arguments["ahead"] and not Path(arguments["gate"]).exists():
+        time.sleep(0.1)
     count_trial(arguments, trial, report)
 
 
