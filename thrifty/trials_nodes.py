@@ -22,6 +22,8 @@ class Nodes:
     def place(self, trial: str, node: str) -> None:
         """The trial has begun on the node of that id."""
         self._where[trial] = node
+        if node not in self._known:  # it has joined since the last news
+            self._known |= _living()
 
     def cause(self, trial: str) -> str:
         """Of the death of a trial's worker, with the address of its node where the cluster has several."""
