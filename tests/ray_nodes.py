@@ -18,6 +18,7 @@ import psutil
 
 TESTS = Path(__file__).resolve().parent
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+PROMPT = {"RAY_worker_niceness": "0"}  # Ray's workers otherwise wait for all else of a busy machine
 
 
 class OneNode:
@@ -30,7 +31,7 @@ class OneNode:
         self.ip = ip
         self.process = subprocess.Popen(
             command,
-            env=environment | LOOPBACK | {"PYTHONPATH": paths},
+            env=environment | LOOPBACK | PROMPT | {"PYTHONPATH": paths},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
