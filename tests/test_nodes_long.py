@@ -100,7 +100,7 @@ def read_log(spec: Any) -> list[int]:
 
 
 def test_a_batch_survives_all_nodes_but_one(join: Join, tmp_path: Path) -> None:
-    """The items of the nodes that died are done again, in the order of the items, with one retry allowed."""
+    """The items of the nodes that died are done again, in the order of the items."""
     nodes = [join("127.0.0.5"), join("127.0.0.6")]
     items = [{"value": value, "folder": str(tmp_path), "sleep": 0.5} for value in range(24)]
 
@@ -149,8 +149,8 @@ def thrifty(study: Path, results: Path, address: str | None) -> subprocess.Popen
 
 
 def test_a_study_on_nodes_that_come_and_go_ends_as_one_that_nothing_disturbed(tmp_path: Path) -> None:
-    """Eight searches and all stages after them, on three nodes of one CPU: one dies in the searches, one joins then, and one dies in
-    the retraining. The head stays. The undisturbed run has a Ray of its own and goes on at the same time."""
+    """Eight searches and all stages after them, on three nodes of one CPU: one dies in the searches, one joins then, and one dies
+    in the retraining. The head stays. The undisturbed run has a Ray of its own and goes on at the same time."""
     study = tmp_path / "faults.yaml"
     study.write_text(yaml.safe_dump(STUDY))
     quiet = thrifty(study, tmp_path / "quiet", None)
