@@ -18,6 +18,7 @@ import psutil
 
 TESTS = Path(__file__).resolve().parent
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+STARTS = 4
 PROMPT = {"RAY_worker_niceness": "0"}  # Ray's workers otherwise wait for all else of a busy machine
 
 
@@ -95,10 +96,17 @@ def main(address: str, ip: str, folder: str, cpus: str) -> None:
     only: dict[str, object] = {"include_dashboard": False} if head else {"gcs_address": address, "include_log_monitor": False}
     sizes: dict[str, object] = {"num_cpus": int(cpus), "num_gpus": 0, "object_store_memory": 80 * 2**20}
     ports: dict[str, object] = {"min_worker_port": 0, "max_worker_port": 0, "node_manager_port": 0}
-    parameters = RayParams(node_ip_address=ip, temp_dir=folder, **sizes, **ports, **only)
-    if not head:
-        parameters.dashboard_agent_listen_port = None  # any: the head's has the usual one
-    print(Node(parameters, head=head, shutdown_at_exit=True, spawn_reaper=True).gcs_address, flush=True)
+    for attempt in range(STARTS):
+        parameters = RayParams(node_ip_address=ip, temp_dir=f"{folder}/{attempt}" if head else folder, **sizes, **ports, **only)
+        if not head:
+            parameters.dashboard_agent_listen_port = None  # any: the head's has the usual one
+        try:
+            print(Node(parameters, head=head, shutdown_at_exit=True, spawn_reaper=True).gcs_address, flush=True)
+            break
+        except Exception:  # Ray gives up after half a minute, which a busy machine can need
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
     signal.pause()
 
 
