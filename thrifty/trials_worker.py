@@ -32,7 +32,7 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
         item = config["item"]
         trial = Trial(Path(item["folder"]), item["keep"])
         try:
-            tune.report({NODE: ray.get_runtime_context().get_node_id()})
+            _tell_node()
             with user_errors(trial.folder):
                 trial.folder.mkdir(parents=True, exist_ok=True)
                 for part in trial.folder.glob(".*.part"):  # left by a worker that was killed while it wrote
@@ -54,6 +54,10 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
             tune.report({"refused": last_line(traceback.format_exception_only(error)[-1])})
 
     return trainable
+
+
+def _tell_node() -> None:
+    tune.report({NODE: ray.get_runtime_context().get_node_id()})
 
 
 def check_versions(driver: dict[str, str]) -> None:
