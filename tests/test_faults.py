@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from test_trials import make_spec, manifest_rows, value_of
-from toy_trials import count_trial, expected
+from toy_trials import count_trial, expected, slow_square
 
 import thrifty
 from thrifty import manifest as manifest_module
@@ -24,7 +24,7 @@ from thrifty.errors import ThriftyError
 from thrifty.ledger import ledger
 from thrifty.manifest import Manifest
 from thrifty.results import Run, Trial, patiently, read_json, write_file, write_json
-from thrifty.trials import run_trials
+from thrifty.trials import map_batches, run_trials
 from thrifty.trials_limits import Limits
 
 
@@ -76,6 +76,22 @@ def test_a_worker_of_other_versions_is_refused(run: Run, monkeypatch: pytest.Mon
     said = f"one: this worker has torch {here['torch']} (driver: 1.0), thrifty {here['thrifty']} (driver: 9); give all machines"
     assert said in str(caught.value) and manifest_rows(run)["one"]["attempts"] == 1
     assert not (run.search / "one" / "log").exists(), "nothing was begun"
+
+
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.parametrize(("name", "version"), [("Python", "3.12.0"), ("torch", "1.0"), ("thrifty", "9")])
+def test_a_batch_is_refused_on_a_worker_of_another_version(
+    tmp_path: Path, name: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = trials.versions_that_must_agree()
+    monkeypatch.setattr(trials, "versions_that_must_agree", lambda: {**here, name: version})
+    items = [{"value": 1, "folder": str(tmp_path), "sleep": 0}]
+    with pytest.raises(ThriftyError) as caught:
+        map_batches(slow_square, items, Resources())
+    assert str(caught.value) == f"this worker has {name} {here[name]} (driver: {version}); give all machines the same versions"
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+    monkeypatch.undo()
+    assert map_batches(slow_square, items, Resources()) == [1]
 
 
 @pytest.mark.usefixtures("ray_local")

@@ -46,6 +46,20 @@ def count_trial(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
     time.sleep(arguments.get("linger", 0.0))
 
 
+def count_and_tell_where(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
+    """`count_trial`, and each attempt notes the address of its node.
+
+    `gate` (a file): attempts begin to count when it is there; `ahead` is the address of a node where they do not wait for it.
+    """
+    from thrifty.trials_connect import ray
+
+    here = ray.util.get_node_ip_address()
+    _note(trial.folder / "nodes", here)
+    while "gate" in arguments and here != arguments["ahead"] and not Path(arguments["gate"]).exists():
+        time.sleep(0.1)
+    count_trial(arguments, trial, report)
+
+
 def expected(seed: int, epochs: int) -> int:
     value = seed
     for epoch in range(epochs):
@@ -60,6 +74,15 @@ def square(item: dict[str, Any]) -> int:
         os.kill(os.getpid(), signal.SIGKILL)
     if item.get("refuse"):
         raise ThriftyError("no such candidate")
+    return item["value"] ** 2
+
+
+def slow_square(item: dict[str, Any]) -> int:
+    """Notes its node in the folder of the item, as the name of an empty file."""
+    from thrifty.trials_connect import ray
+
+    (Path(item["folder"]) / f"{item['value']}_{ray.util.get_node_ip_address()}").touch()
+    time.sleep(item["sleep"])
     return item["value"] ** 2
 
 

@@ -28,7 +28,7 @@ from thrifty.trials_limits import GO_ON, Limits
 from thrifty.trials_signals import stop_signals
 from thrifty.trials_trackers import check_trackers, trackers_of
 from thrifty.trials_watch import Stop, Tell, Watch, number_of
-from thrifty.trials_worker import Function, make_trainable
+from thrifty.trials_worker import Function, check_versions, make_trainable
 
 __all__ = ["Spec", "connect", "machines", "map_batches", "run_trials"]
 
@@ -104,7 +104,8 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
     After an error the few tasks in flight end by themselves: `ray.cancel` can abort the whole program (a race in Ray).
 
     Raises:
-        ThriftyError: of the function, as it was raised there; or a worker died more often than `max_failures`.
+        ThriftyError: of the function, as it was raised there; a worker has other versions than this driver; or workers died
+            more often than `max_failures`.
     """
     if not items:
         return []
@@ -114,13 +115,14 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
     needs: dict[str, Any] = {"num_cpus": resources.cpus_per_trial, "num_gpus": resources.gpus_per_trial}
     # max_calls: by default a worker with a GPU ends after one task, and with it all that it has loaded.
     remote = ray.remote(**needs, max_retries=resources.max_failures, max_calls=0)(_all)
+    versions = versions_that_must_agree()
     limit, refs, waiting = resources.concurrent or 2 * places, [], []
     try:
         for part in parts_of(items, PARTS * places):
             if len(waiting) >= limit:
                 ready, waiting = ray.wait(waiting)
                 ray.get(ready)
-            refs.append(remote.remote(function, part))
+            refs.append(remote.remote(function, part, versions))
             waiting.append(refs[-1])
         return [value for found in ray.get(refs) for value in found]
     except ray.exceptions.RayTaskError as error:
@@ -132,7 +134,8 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
         raise ThriftyError(f"a worker died (killed, or out of memory), {tried}; {GO_ON}") from None
 
 
-def _all(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]]) -> list[Any]:
+def _all(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]], versions: dict[str, str]) -> list[Any]:
+    check_versions(versions)
     return [function(item) for item in items]
 
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray import tune
 
 from thrifty.errors import ThriftyError, last_line, one_line
 
-__all__ = ["LOCAL", "LOGS", "connect", "machines", "ray", "tune"]
+__all__ = ["LOCAL", "LOGS", "connect", "machines", "offer", "ray", "tune"]
 
 LOGS: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 LOCAL: dict[str, Any] = {
@@ -78,8 +79,11 @@ def _check_address(address: str) -> None:
 
 def machines() -> list[str]:
     """What each machine of the cluster offers."""
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sorted(f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs" for have in found)
+    return sorted(offer(node["Resources"]) for node in ray.nodes() if node["Alive"])
+
+
+def offer(resources: Mapping[str, float]) -> str:
+    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
 
 
 def _temporary_folder() -> Path:

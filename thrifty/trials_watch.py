@@ -13,7 +13,9 @@ from thrifty.progress import dice_of
 from thrifty.results import Trial
 from thrifty.trials_connect import tune
 from thrifty.trials_limits import Limits
+from thrifty.trials_nodes import Nodes
 from thrifty.trials_trackers import Trackers
+from thrifty.trials_worker import NODE
 
 
 class Watch:
@@ -32,6 +34,7 @@ class Watch:
         self.trackers = trackers
         self.failed: dict[str, str] = {}
         self.error: ThriftyError | None = None
+        self.nodes = Nodes()
 
     def hear(self, event: Callable[..., None], *arguments: Any) -> None:
         """Keeps the first error, and Tune is asked to stop: Tune would take what is raised for an error of a trial."""
@@ -51,14 +54,16 @@ class Watch:
         self.trackers.start(name)
 
     def result(self, name: str, row: dict[str, Any]) -> None:
-        if "refused" in row:
+        if NODE in row:
+            self.nodes.place(name, row[NODE])
+        elif "refused" in row:
             self.failed[name] = row["refused"]
         else:
             self.shown.progress(name, row)
             self.trackers.result(name, row)
 
     def retry(self, name: str) -> None:
-        reason = _reason_in(self.trials[name])
+        reason = self._reason(name)
         self.manifest.set(name, "waiting", reason)
         self.shown.retry(name, reason)
 
@@ -71,7 +76,7 @@ class Watch:
         self.trackers.end(name, failed=False)
 
     def lose(self, name: str) -> None:
-        self.fail(name, _reason_in(self.trials[name]))
+        self.fail(name, self._reason(name))
 
     def fail(self, name: str, reason: str) -> None:
         self.failed[name] = reason
@@ -86,13 +91,20 @@ class Watch:
         """
         if not self.manifest.tick():
             return
-        for line in self.limits.stragglers():
+        for line in [*self.nodes.news(), *self.limits.stragglers()]:
             self.shown.say(line)
         if exceeded := self.limits.exceeded():
             raise ThriftyError(exceeded)
 
+    def _reason(self, name: str) -> str:
+        """The last line of the exception that ended an attempt; a worker that was killed could leave none."""
+        error = self.trials[name].error
+        return last_line(error.read_text(encoding="utf-8")) if error.is_file() else self.nodes.cause(name)
+
     def close(self) -> None:
         """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""
+        for line in self.nodes.news():
+            self.shown.say(line)
         interrupted = self.over
         for name, trial in self.trials.items():
             if trial.settled:
@@ -156,10 +168,3 @@ def number_of(watch: Watch) -> int:
 
 def _name(trial: Any) -> str:
     return trial.config["item"]["name"]
-
-
-def _reason_in(trial: Trial) -> str:
-    """The last line of the exception that ended an attempt; a worker that was killed could leave none."""
-    if not trial.error.is_file():
-        return "its worker died (killed, or out of memory)"
-    return last_line(trial.error.read_text(encoding="utf-8"))

@@ -16,8 +16,9 @@ from thrifty.environment import versions_that_must_agree
 from thrifty.errors import ThriftyError, last_line, mask
 from thrifty.events import Events
 from thrifty.results import Trial, user_errors
-from thrifty.trials_connect import tune
+from thrifty.trials_connect import ray, tune
 
+NODE = "node_id"  # what the first report of an attempt holds
 Report = Callable[[dict[str, Any]], None]
 Function = Callable[[dict[str, Any], Trial, Report], None]
 
@@ -32,11 +33,12 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
         item = config["item"]
         trial = Trial(Path(item["folder"]), item["keep"])
         try:
+            _tell_node()
             with user_errors(trial.folder):
                 trial.folder.mkdir(parents=True, exist_ok=True)
                 for part in trial.folder.glob(".*.part"):  # left by a worker that was killed while it wrote
                     part.unlink(missing_ok=True)
-                _check_versions(item["versions"])
+                check_versions(item["versions"])
                 trial.error.unlink(missing_ok=True)
                 if trial.done:
                     trial.drop_checkpoints()
@@ -67,7 +69,15 @@ def _reporter(item: dict[str, Any], trial: Trial) -> Report:
     return report
 
 
-def _check_versions(driver: dict[str, str]) -> None:
+def _tell_node() -> None:
+    tune.report({NODE: ray.get_runtime_context().get_node_id()})
+
+
+def check_versions(driver: dict[str, str]) -> None:
+    """
+    Raises:
+        ThriftyError: this process has other ones than the driver.
+    """
     here = versions_that_must_agree()
     if differing := [f"{name} {here[name]} (driver: {version})" for name, version in driver.items() if here[name] != version]:
         raise ThriftyError(f"this worker has {', '.join(differing)}; give all machines the same versions")
