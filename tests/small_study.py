@@ -10,6 +10,9 @@ import numpy as np
 
 from thrifty.config import Study
 from thrifty.data.prepare import prepare
+from thrifty.errors import ThriftyError
+from thrifty.failures import bear
+from thrifty.manifest import Manifest
 from thrifty.networks import planned_networks, write_networks
 from thrifty.results import Run, open_run
 from thrifty.space.genotype import save
@@ -42,3 +45,23 @@ def run_here(stage: str, function: Any, specs: Any, resources: Any, run: Run) ->
     for spec in specs:
         if not spec.trial.done:
             function(spec.arguments, spec.trial, lambda row: None)
+
+
+def run_with_manifest(stage: str, function: Any, specs: Any, resources: Any, run: Run) -> None:
+    """`run_here` as the real one does it: with the manifest of the stage, rungs, and trials that fail."""
+    manifest, failed = Manifest(run, stage, resources), {}
+    for spec in specs:
+        manifest.add(spec.name, spec.trial, spec.arguments, spec.epochs)
+    for spec in specs:
+        if spec.trial.settled:
+            continue
+        manifest.start(spec.name)
+        try:
+            function(spec.arguments, spec.trial, lambda row: None)
+            manifest.set(spec.name, spec.trial.state)
+        except ThriftyError as error:
+            failed[spec.name] = str(error)
+            manifest.set(spec.name, "failed", str(error))
+    manifest.write()
+    if failed:
+        bear(stage, failed, len(specs), resources, run)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from thrifty.check import Pace, check_study, examine, seeds_line
+from thrifty.check import Pace, check_study, examine, seeds_line, spread_of
 from thrifty.config import Retrain, Study
 from thrifty.errors import ThriftyError
 from thrifty.results import Run, open_run, write_json
@@ -73,6 +73,37 @@ def test_seeds_for_a_difference_come_from_a_prior_spread_or_from_results(tmp_pat
     later = seeds_line(make_study(), Run(tmp_path))
     assert "64 for 1, 17 for 2;" in later and later.endswith("(sd over seeds 2.00 points, of the results that are there)")
     assert "one alone tells nothing" in seeds_line(make_study(retrain={"seeds": 1}), Run(tmp_path))
+
+
+def test_seeds_for_a_difference_come_from_an_earlier_run(tmp_path: Path, results: Path) -> None:
+    """The mean of the variances 0.0004 (2 degrees of freedom) and 0.0025 (1) is that of an sd of 0.0332."""
+    networks = [
+        {"name": "found_9", "dice": {"sd_seeds": 0.02, "per_seed": [0.5, 0.6, 0.7]}},
+        {"name": "random_9_0", "dice": {"sd_seeds": 0.05, "per_seed": [0.5, 0.6]}},
+        {"name": "random_9_1", "dice": {"sd_seeds": None, "per_seed": [0.5]}},
+        {"name": "unet", "dice": {"sd_seeds": 0.9, "per_seed": [0.1, 0.9]}},
+    ]
+    earlier = Run(tmp_path / "earlier")
+    write_json(earlier.summary, {"schema": 1, "networks": networks})
+    lines = list(examine(make_study(), timing=False, earlier=earlier.root))
+    (line,) = [line for line in lines if line.startswith("seeds:")]
+    assert line.endswith(f"(sd over seeds 3.32 points, of {earlier.root})") and not results.exists()
+    assert spread_of(earlier.root) == pytest.approx(((2 * 0.0004 + 0.0025) / 3) ** 0.5)
+    write_json(earlier.summary, {"networks": networks[2:]})
+    with pytest.raises(ThriftyError, match=r"summary\.json has no spread over seeds: no found or random network has two"):
+        spread_of(earlier.root)
+    for content in ([], {}, {"networks": [{"name": "found_9"}]}, {"networks": [{"name": "found_9", "dice": 0.5}]}):
+        write_json(earlier.summary, content)
+        with pytest.raises(ThriftyError, match=r"summary\.json is no summary of networks; `thrifty evaluate STUDY.yaml` writes"):
+            spread_of(earlier.root)
+    with pytest.raises(ThriftyError, match=r"nowhere has no summary\.json; --earlier wants a run folder"):
+        next(examine(make_study(), timing=False, earlier=tmp_path / "nowhere"))
+
+
+def test_halving_is_counted_in_trials(results: Path) -> None:
+    search = {"epochs": 10, "steps": 2, "batch": 2, "warmup": 1, "scheduler": "halving", "halving": {"reference": 2}}
+    lines = list(examine(make_study(seeds=7, search=search), timing=False))
+    assert any(line.startswith("trials: 14 searches (7 seeds, 5 of them can be stopped early x 2 settings)") for line in lines)
 
 
 def test_a_training_costs_its_steps_and_its_looks() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from small_study import BUDGET, run_here, small_run, small_study
+from small_study import BUDGET, run_here, run_with_manifest, small_run, small_study
 
-from thrifty import cli
+from thrifty import cli, retrain
 from thrifty.config import Resources, Study
 from thrifty.data.prepare import open_prepared
 from thrifty.data.splits import read_splits
@@ -21,11 +23,13 @@ from thrifty.manifest import Manifest, only_driver, stored
 from thrifty.nets.supernet import Supernet
 from thrifty.nets.supernet_file import load_supernet, save_supernet
 from thrifty.networks import read_networks
-from thrifty.results import Run, open_run, read_json, read_jsonl, read_run, write_json
+from thrifty.results import Run, Trial, open_run, read_json, read_jsonl, read_run, write_json
+from thrifty.search import stage as search_stage
 from thrifty.settled import later_searches, settled
 from thrifty.shelf import opened
 from thrifty.space.genotype import load
 from thrifty.space.schema import load_space
+from thrifty.statistics.blocks import OUTLIVED
 
 STUDY: dict[str, Any] = {
     "name": "grows",
@@ -65,6 +69,7 @@ def compare(**values: Any) -> tuple[list[str], list[str]]:
         ({"budgets": [9000, 3000, {"width": 4, "levels": 3}]}, ["budgets by {parameters: 9000}, {width: 4, levels: 3}"]),
         ({"retrain__seeds": [0, 9], "retrain__random": 3}, ["retrain.seeds by 9", "retrain.random by 1, 2"]),
         ({"retrain__baselines": ["unet"]}, ["retrain.baselines by unet"]),
+        ({"resources": {"max_failed_trials": 7}}, []),
         ({"resources": {"concurrent": 7}}, []),
         ({"seeds": [3, 0]}, []),
     ],
@@ -146,6 +151,81 @@ def outcomes(run: Run) -> dict[Path, tuple[int, bytes]]:
     names = ("result.json", "weights.safetensors", "genotype*.json", "distribution.json")
     paths = [path for name in names for path in run.root.rglob(name) if path.parent.name != "select"]
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def test_a_study_bears_as_many_failed_trials_as_it_is_told(
+    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One search and one of four retrainings fail: with 0 the first one stops it, with 1 the second, with 2 none. Seeds 2 and 3
+    race beside the failing one: one of them is stopped at a rung."""
+    real = {"search": search_stage.search_trial, "retrain": retrain.retrain_trial}
+
+    def search(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
+        if arguments["seed"] == 1:
+            raise ThriftyError("the loss is not finite")
+        real["search"](arguments, trial, report)
+
+    def train(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
+        if (arguments["network"], arguments["seed"]) == ("random_3000_0", 0):
+            raise ThriftyError("no memory")
+        real["retrain"](arguments, trial, report)
+
+    monkeypatch.setattr("thrifty.trials.run_trials", run_with_manifest)
+    monkeypatch.setattr("thrifty.trials.map_batches", lambda function, items, resources: [function(item) for item in items])
+    monkeypatch.setattr(search_stage, "search_trial", search)
+    monkeypatch.setattr(retrain, "retrain_trial", train)
+    path = tmp_path / "grows.yaml"
+    halving = STUDY["search"] | {"epochs": 3, "scheduler": "halving", "halving": {"reference": 2, "rungs": 1}}
+    path.write_text(yaml.safe_dump(study_of(seeds=4, search=halving, retrain__seeds=2).model_dump(mode="json")))
+
+    def thrifty(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["run", str(path), *arguments])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    code, out, err = thrifty()
+    assert code == 2 and "1 of 3 trials of search failed: b3000" in err and "select (2 of 5)" not in out
+    code, out, err = thrifty("--max-failures", "1")
+    assert code == 2 and "1 of 4 trials of retrain failed (1 more failed before): random_3000_0/seed_0: no memory" in err
+    assert "the study goes on without (--max-failures 1)" in out and "evaluate (4 of 5)" not in out
+    code, out, err = thrifty("--max-failures", "2")
+    run, failed = Run(results / "grows"), {"search": "the loss is not finite", "retrain": "no memory"}
+    assert (code, err) == (0, ""), err
+    summary = read_json(run.summary)
+    (dropped,) = summary["dropped"]
+    assert {row["seed"] for row in read_jsonl(run.candidates)} == {0, 5 - dropped["seed"]} and dropped["epochs_done"] == 2
+    assert {row["stage"]: row["reason"] for row in summary["failed"]} == failed
+    assert summary["failed"][1]["trial"] == "random_3000_0/seed_0" == summary["missing"][0]
+    assert summary["blocks"]["search"]["seeds"] == [0] and summary["blocks"]["retrain"]["seeds"] == [1]
+    table = list(csv.DictReader(run.per_case.read_text(encoding="utf-8").splitlines()))
+    assert {(row["network"], row["seed"]) for row in table} == {("found_3000", s) for s in "01"} | {("random_3000_0", "1")}
+    for network in summary["networks"]:
+        patients: dict[str, list[float]] = {}
+        for row in table:
+            if (row["network"], row["seed"]) == (network["name"], "1"):
+                patients.setdefault(row["patient"], []).append(float(row["dice"]))
+        by_hand = np.mean([np.mean(values) for values in patients.values()])
+        assert network["dice"]["per_seed"] == [pytest.approx(by_hand)] and network["seeds"] == 1
+    report = run.report.read_text(encoding="utf-8")
+    for reason in (
+        "(the loss is not finite)",
+        "retrain random_3000_0/seed_0 (no memory)",
+        "1 of 2 retraining seeds are left out",
+    ):
+        assert reason in report
+    assert f"- {dropped['trial']}: {dropped['reason']}." in report and "3 of 4 search seeds are left out" in report
+    (setting,) = summary["stability"]["settings"]
+    assert setting["seeds"] == [0] and setting["agreement"] is None
+    monkeypatch.setattr(search_stage, "search_trial", real["search"])
+    monkeypatch.setattr(retrain, "retrain_trial", real["retrain"])
+    assert thrifty()[0] == 0, "the same command tries them again"
+    summary = read_json(run.summary)
+    assert (summary["failed"], summary["missing"]) == ([], [])
+    assert summary["blocks"]["retrain"] == {"seeds": [0, 1], "left_out": []}
+    left_out = {row["seed"]: row["why"] for row in summary["blocks"]["search"]["left_out"]}
+    assert summary["blocks"]["search"]["seeds"] == [0, 1] == summary["stability"]["settings"][0]["seeds"]
+    assert left_out == {dropped["seed"]: f"{dropped['trial']} was {dropped['reason']}", 5 - dropped["seed"]: OUTLIVED}
 
 
 def test_a_finished_study_grows_without_redoing_anything(thrifty_run: Callable[..., Run]) -> None:

@@ -204,6 +204,20 @@ class Client:
         return SimpleNamespace(status=status, driver_exit_code=self.code, message="no such package\n(pip)")
 
 
+class Young(Client):
+    """Of a cluster that has just started: the first `times` jobs are refused."""
+
+    def __init__(self, times: int, words: str) -> None:
+        super().__init__("SUCCEEDED", 0)
+        self.times, self.words = times, words
+
+    def submit_job(self, **job: Any) -> str:
+        self.times -= 1
+        if self.times >= 0:
+            raise RuntimeError(f"Request failed with status code 500: {self.words}.")
+        return super().submit_job(**job)
+
+
 Ends = Callable[..., tuple[int, str, str]]
 
 
@@ -263,3 +277,13 @@ def test_results_of_a_job_do_not_lie_in_the_copy_that_ray_removes(tmp_path: Path
     assert results_folder("a") == Path("/home/me/thrifty_results/a")
     monkeypatch.chdir(tmp_path)
     assert results_folder("a") == tmp_path / "results" / "a"
+
+
+def test_a_cluster_that_takes_no_jobs_yet_is_asked_again(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.0)
+    assert ends(Young(2, "No available agent to submit job, please try again later"))[0] == 0
+    code, _, err = ends(Young(1, "no space left"))
+    assert code == 2 and "no space left" in err
+    monkeypatch.setattr(submit, "AGENT_SECONDS", -1.0)
+    code, _, err = ends(Young(1, "No available agent to submit job, please try again later"))
+    assert code == 2 and "No available agent" in err

@@ -118,6 +118,7 @@ def test_a_study_is_submitted_stopped_submitted_again_and_ends_as_the_job_does(p
     run = Path(os.environ["JOB_RESULTS"]) / "job"
     first = program(*submit)
     wait_for(lambda: any(len(read_jsonl(path)) >= 2 for path in run.glob("search/*/epochs.jsonl")) or first.poll() is not None)
+    assert first.poll() is None, first.communicate()
     job = next(line for line in first.stdout or [] if line.startswith("job raysubmit_")).split()[1]
     stop = program(str(SCRIPTS / "ray"), "job", "stop", job)
     assert stop.communicate(timeout=120) and stop.returncode == 0

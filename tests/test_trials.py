@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ import psutil
 import pytest
 from toy_trials import count_trial, expected, square
 
-from thrifty import manifest, trials
+from thrifty import manifest, trials, trials_connect
 from thrifty.config import Resources
 from thrifty.errors import ThriftyError
-from thrifty.results import Run, Trial, read_json, user_errors, write_json
+from thrifty.failures import failed_trials
+from thrifty.results import Run, Trial, read_json, user_errors, write_json, write_jsonl
 from thrifty.trials import Spec, map_batches, run_trials
 from thrifty.trials_connect import tune
 
@@ -106,6 +108,38 @@ def test_failing_trials_are_named_with_their_reason_and_stop_no_other(run: Run) 
     assert (rows["raises"]["attempts"], rows["refuses"]["attempts"]) == (2, 1), "a user's error is not tried again"
     assert [row["status"] for row in rows.values()] == ["failed", "failed", "failed", "done"]
     assert "ValueError" in specs[0].trial.error.read_text()
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_study_goes_on_without_as_many_failed_trials_as_it_bears(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    specs = [make_spec(run, "refuses", refuse_at=0), make_spec(run, "fine")]
+    run_trials("search", count_trial, specs, Resources(max_failed_trials=1), run)
+    assert value_of(specs[1]) == expected(3, 4) and manifest_rows(run)["refuses"]["status"] == "failed"
+    said = capsys.readouterr().out
+    assert "search: 1 of 2 trials of search failed: refuses: the budget of 10" in said
+    assert "the study goes on without (--max-failures 1)" in said
+    (failed,) = failed_trials(run)
+    assert (failed["stage"], failed["trial"]) == ("search", "refuses") and failed["reason"].startswith("the budget of 10")
+    with pytest.raises(ThriftyError, match=r"^1 of 2 trials of search failed: refuses"):
+        run_trials("search", count_trial, specs, Resources(), run)
+    with pytest.raises(ThriftyError, match=r"^1 of 1 trials of search failed: refuses"):
+        run_trials("search", count_trial, specs[:1], Resources(max_failed_trials=9), run)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_trial_ends_at_its_pause_and_goes_on_from_there(run: Run) -> None:
+    """`count_trial` keeps no record of its epochs: here one is written for it."""
+    whole = make_spec(run, "paused", epochs=4)
+    write_jsonl(whole.trial.record, [{"epoch": 0}])
+    paused = replace(whole, trial=replace(whole.trial, pause=2), arguments=whole.arguments | {"epochs": 2, "forget": True})
+    with pytest.raises(ThriftyError, match="it ended without a result"):
+        run_trials("search", count_trial, [paused], Resources(), run)
+    write_jsonl(whole.trial.record, [{"epoch": 0}, {"epoch": 1}])
+    run_trials("search", count_trial, [paused], Resources(), run)
+    assert (manifest_rows(run)["paused"]["status"], manifest_rows(run)["paused"]["attempts"]) == ("paused", 1)
+    run_trials("search", count_trial, [whole], Resources(), run)
+    assert value_of(whole) == expected(3, 4) and manifest_rows(run)["paused"]["status"] == "done"
+    assert (whole.trial.folder / "log").read_text().split() == ["0", "1", "2", "3"]
 
 
 @pytest.mark.usefixtures("ray_local")
@@ -251,6 +285,46 @@ def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "ThriftyError: no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1" in ran.stderr
     assert time.monotonic() - started < 60
+
+
+def test_a_ray_that_starts_too_slowly_is_started_once_more_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a bare Exception where a busy machine needs longer than its 30 s."""
+    starts: list[str] = []
+
+    def init(address: str, **options: Any) -> None:
+        starts.append(options["_temp_dir"])
+        if len(starts) != 2:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(trials_connect.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(trials_connect.ray, "init", init)
+    trials_connect.connect()
+    assert len(set(starts)) == 2
+    with pytest.raises(ThriftyError, match=r"^Ray cannot start on this machine: .*The current node timed out during startup"):
+        trials_connect.connect()
+    assert len(starts) == 4
+
+
+def test_a_signal_while_ray_starts_is_an_interruption() -> None:
+    """In a process of its own, since this one may be connected: Ray ends itself by SIGTERM with a handler of its own."""
+    code = "\n".join(
+        [
+            "import os, signal, sys",
+            "from thrifty import trials_connect",
+            "def init(address, **options):",
+            "    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))",
+            "    os.kill(os.getpid(), signal.SIGTERM)",
+            "trials_connect.ray.init = init",
+            "try:",
+            "    trials_connect.connect()",
+            "except KeyboardInterrupt:",
+            "    print('interrupted')",
+        ]
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr
 
 
 DRIVER = """

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from thrifty.errors import ThriftyError
 from thrifty.results import Trial, read_json, write_json
@@ -79,6 +81,59 @@ def _take_storage_away(seconds: float) -> None:
         fsync(handle)
 
     os.fsync = away  # pyrefly: ignore
+
+
+def faulty_retraining(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
+    """A retraining to which happens what `fault` says; a worker is used again, so nothing of that stays."""
+    from thrifty.retrain import retrain_trial
+
+    faults = {"memory": _little_memory, "rate": _not_finite, "never": lambda: _not_finite(0.0), "disk": _full_disk}
+    with faults.get(arguments.get("fault", ""), contextlib.nullcontext)():
+        retrain_trial(arguments, trial, report)
+
+
+def _little_memory() -> Any:
+    """Two images at once, and no more, go through a found network in training."""
+    import torch
+
+    from thrifty.nets.derived import DerivedNetwork
+
+    forward = DerivedNetwork.forward
+
+    def limited(self: Any, images: Any) -> Any:
+        if self.training and len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, images)
+
+    return patch.object(DerivedNetwork, "forward", limited)
+
+
+def _not_finite(fine: float = 0.5) -> Any:
+    """In the second epoch, unless the rates have come down to `fine` of what they were."""
+    from thrifty.scratch import ScratchTraining
+    from thrifty.setbacks import NotFinite
+
+    whole = ScratchTraining._step
+
+    def spoilt(self: Any, epoch: int, step: int) -> Any:
+        if epoch == 1 and self.easing.rate_factor > fine:
+            raise NotFinite("the loss became nan in epoch 1, step 0; lower retrain.optimiser.lr")
+        return whole(self, epoch, step)
+
+    return patch.object(ScratchTraining, "_step", spoilt)
+
+
+def _full_disk() -> Any:
+    """From the second epoch on: an epoch writes a checkpoint and its record."""
+    fsync, times = os.fsync, []
+
+    def full(handle: int) -> None:
+        times.append(handle)
+        if len(times) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    return patch.object(os, "fsync", full)
 
 
 def _note(path: Path, line: str) -> None:

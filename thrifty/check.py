@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from thrifty.config import Retrain, Study, results_folder
 from thrifty.console import format_seconds
 from thrifty.doctor import LITTLE_GIB, free_gib
 from thrifty.environment import gpus, usable_cores
+from thrifty.errors import ThriftyError
 from thrifty.preflight import gpu_is_elsewhere, validate
 from thrifty.results import Run, check_run, read_json
 from thrifty.space.cost import Costs
@@ -56,22 +58,27 @@ class Pace:
         return self.step * recipe.steps * recipe.epochs + self.look * looks
 
 
-def check_study(study: Study, timing: bool = True) -> None:
+def check_study(study: Study, timing: bool = True, earlier: Path | None = None) -> None:
     """Prints the report line by line. The data set is decoded into a temporary folder, which is removed.
 
+    Args:
+        earlier: a run folder whose spread over seeds is the one to expect.
+
     Raises:
-        ThriftyError: whatever would stop the study: its data, space, budgets, or a results folder of another study.
+        ThriftyError: whatever would stop the study: its data, space, budgets, or a results folder of another study; or `earlier`
+            has no spread over seeds.
     """
     from thrifty.submit import upload_lines
 
-    for line in chain(examine(study, timing), upload_lines(Path("."))):
+    for line in chain(examine(study, timing, earlier), upload_lines(Path("."))):
         print(line, flush=True)
 
 
-def examine(study: Study, timing: bool) -> Iterator[str]:
+def examine(study: Study, timing: bool, earlier: Path | None = None) -> Iterator[str]:
     from thrifty.data.prepare import prepare
     from thrifty.data.report import describe
 
+    earlier_sd = None if earlier is None else spread_of(earlier)
     space = load_space(study.space, study.allow_code)
     root = results_folder(study.name)
     check_run(root, study)
@@ -88,7 +95,7 @@ def examine(study: Study, timing: bool) -> Iterator[str]:
                 yield f"warning: {deep}"
         specs = networks(study, space, settings, prepared)
         yield trials_line(study, settings, len(specs))
-        yield seeds_line(study, Run(root))
+        yield seeds_line(study, Run(root)) if earlier_sd is None else power_line(study, earlier_sd, f"of {earlier}")
         if timing and gpu_is_elsewhere(study):
             yield "cost: not timed, the trials need a GPU and this machine has none"
         elif timing:
@@ -133,7 +140,8 @@ def networks(study: Study, space: Space, settings: Sequence[Setting], prepared: 
 def trials_line(study: Study, settings: Sequence[Setting], networks: int) -> str:
     seeds, repeats, folds = len(study.search_seeds), len(study.retrain_seeds), study.retrain.folds
     by_fold = f" x {folds} folds" if folds > 1 else ""
-    searches = f"{seeds * len(settings)} searches ({seeds} seeds x {len(settings)} settings)"
+    racing = f", {len(study.racing_seeds)} of them can be stopped early" if study.racing_seeds else ""
+    searches = f"{seeds * len(settings)} searches ({seeds} seeds{racing} x {len(settings)} settings)"
     return (
         f"trials: {searches}, {_short_trainings(study, settings)}"
         f"{networks * repeats * folds} retrainings ({networks} networks x {repeats} seeds{by_fold})"
@@ -142,12 +150,48 @@ def trials_line(study: Study, settings: Sequence[Setting], networks: int) -> str
 
 def seeds_line(study: Study, run: Run) -> str:
     """Retraining seeds that tell a difference of Dice, from the spread in what the run folder holds, or else from a prior one."""
-    from thrifty.statistics.power import PRIOR_SD, detectable, seeds_needed
-    from thrifty.statistics.study import POINTS, pooled_sd
+    from thrifty.statistics.power import PRIOR_SD
 
-    networks = read_json(run.summary).get("networks", []) if run.summary.is_file() else []
-    found = pooled_sd([network["dice"] for network in networks if network["name"].startswith(("found_", "decoded_", "random_"))])
-    sd, source = (PRIOR_SD, "a prior one") if found is None else (found, "of the results that are there")
+    found = sd_of(run) if run.summary.is_file() else None
+    return power_line(study, *((PRIOR_SD, "a prior one") if found is None else (found, "of the results that are there")))
+
+
+def spread_of(folder: Path) -> float:
+    """The standard deviation of Dice over the retraining seeds of another run, within its found and random networks.
+
+    Raises:
+        ThriftyError: it is no run folder with an evaluation, or its networks have one seed each.
+    """
+    run = Run(folder)
+    if not run.summary.is_file():
+        raise ThriftyError(f"{folder} has no summary.json; --earlier wants a run folder that `thrifty evaluate` has written to")
+    if (found := sd_of(run)) is None:
+        raise ThriftyError(
+            f"{run.summary} has no spread over seeds: no found or random network has two retraining seeds; give another run, or "
+            "none for the prior spread"
+        )
+    return found
+
+
+def sd_of(run: Run) -> float | None:
+    """The pooled standard deviation of the networks in summary.json; None where each has one seed.
+
+    Raises:
+        ThriftyError: the file is no summary.
+    """
+    from thrifty.statistics.study import pooled_sd
+
+    try:
+        listed = [(network["name"], network["dice"]) for network in read_json(run.summary)["networks"]]
+        return pooled_sd([dice for name, dice in listed if name.startswith(("found_", "decoded_", "random_"))])
+    except (KeyError, TypeError, AttributeError):
+        raise ThriftyError(f"{run.summary} is no summary of networks; `thrifty evaluate STUDY.yaml` writes one") from None
+
+
+def power_line(study: Study, sd: float, source: str) -> str:
+    from thrifty.statistics.power import detectable, seeds_needed
+    from thrifty.statistics.study import POINTS
+
     needed = ", ".join(f"{seeds_needed(points / 100, sd) or 'too many'} for {points:g}" for points in POINTS)
     number = len(study.retrain_seeds)
     least = detectable(sd, number)
@@ -172,13 +216,15 @@ def _short_trainings(study: Study, settings: Sequence[Setting]) -> str:
 
 def estimates(study: Study, settings: Sequence[Setting], specs: Sequence[NetworkSpec], prepared: Prepared) -> Iterator[Estimate]:
     """From single steps that are taken now, one kind of trial after the other."""
+    from thrifty.search.halving import epochs_spent
     from thrifty.search.trial import time_search_step
     from thrifty.short import shortened
     from thrifty.train import seed_everything, threads_for
 
     seed_everything(0, threads_for(study.resources.cpus_per_trial))
     for setting in settings:
-        seconds = time_search_step(study, prepared, setting) * study.search.steps * setting.epochs
+        epochs = fmean(epochs_spent(study, setting.epochs))
+        seconds = time_search_step(study, prepared, setting) * study.search.steps * epochs
         yield Estimate("search", setting.key, len(study.search_seeds), seconds)
     repeats = len(study.retrain_seeds) * study.retrain.folds
     for name in dict.fromkeys(spec.name for spec in specs):

@@ -31,6 +31,11 @@ HELP = "Finds a very small segmentation network for your medical images, under a
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's YAML file, or a name from `thrifty ls`.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", help="As in search.epochs=40 or seeds=[0,1].")]
 
+MaxFailures = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help="Go on as long as no more trials than these have failed; 0 by default."),
+]
+
 app = typer.Typer(help=HELP, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
 data = typer.Typer(help="Data sets.", rich_markup_mode=None, no_args_is_help=True)
@@ -74,10 +79,17 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run_verb
 
 
-def run_stages(study_name: str, overrides: list[str] | None, stages: list[str], start: Path | None = None) -> None:
+def run_stages(
+    study_name: str, overrides: list[str] | None, stages: list[str], max_failures: int | None, start: Path | None = None
+) -> None:
     from thrifty.shelf import resolve_study
 
-    run_resolved(resolve_study(study_name, overrides or []), stages, start)
+    run_resolved(resolve_study(study_name, bearing(overrides, max_failures)), stages, start)
+
+
+def bearing(overrides: list[str] | None, max_failures: int | None) -> list[str]:
+    """The overrides, with --max-failures as the key that it stands for."""
+    return [*(overrides or []), *([] if max_failures is None else [f"resources.max_failed_trials={max_failures}"])]
 
 
 def run_resolved(study: Study, stages: list[str], start: Path | None = None) -> Path:
@@ -132,16 +144,16 @@ def options(
 
 @app.command()
 @guarded
-def run(study: StudyName, overrides: Overrides = None) -> None:
+def run(study: StudyName, overrides: Overrides = None, max_failures: MaxFailures = None) -> None:
     """All stages of a study, one after the other; what is done already is skipped."""
-    run_stages(study, overrides, list(STAGES))
+    run_stages(study, overrides, list(STAGES), max_failures)
 
 
 @app.command()
 @guarded
-def search(study: StudyName, overrides: Overrides = None) -> None:
+def search(study: StudyName, overrides: Overrides = None, max_failures: MaxFailures = None) -> None:
     """Stage 1: differentiable searches, seeds x budgets."""
-    run_stages(study, overrides, ["search"])
+    run_stages(study, overrides, ["search"], max_failures)
 
 
 @app.command()
@@ -153,9 +165,10 @@ def select(
         str | None,
         typer.Option(metavar="TARGET", help="Then copy Optuna's studies into a new journal file, or to a database URL."),
     ] = None,
+    max_failures: MaxFailures = None,
 ) -> None:
     """Stage 2: Optuna chooses one genotype for each budget from all searches together."""
-    run_stages(study, overrides, ["select"])
+    run_stages(study, overrides, ["select"], max_failures)
     if export_optuna is not None:
         export_studies(study, overrides, export_optuna)
 
@@ -177,23 +190,24 @@ def retrain(
     study: StudyName,
     overrides: Overrides = None,
     start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Also fine-tune this trained network.")] = None,
+    max_failures: MaxFailures = None,
 ) -> None:
     """Stage 3: trains the chosen genotypes and what they are compared with, from scratch."""
-    run_stages(study, overrides, ["retrain"], start)
+    run_stages(study, overrides, ["retrain"], max_failures, start)
 
 
 @app.command()
 @guarded
-def evaluate(study: StudyName, overrides: Overrides = None) -> None:
+def evaluate(study: StudyName, overrides: Overrides = None, max_failures: MaxFailures = None) -> None:
     """Stage 4: measures the trained networks on the test cases."""
-    run_stages(study, overrides, ["evaluate"])
+    run_stages(study, overrides, ["evaluate"], max_failures)
 
 
 @app.command()
 @guarded
 def report(study: StudyName, overrides: Overrides = None) -> None:
     """Stage 5: report.md with tables and pictures, and all of it as one page, index.html."""
-    run_stages(study, overrides, ["report"])
+    run_stages(study, overrides, ["report"], None)
 
 
 @app.command()
@@ -202,12 +216,15 @@ def check(
     study: StudyName,
     overrides: Overrides = None,
     timing: Annotated[bool, typer.Option(help="Time single steps to estimate the cost.")] = True,
+    earlier: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run folder whose spread over seeds says how many seeds are needed.")
+    ] = None,
 ) -> None:
     """Looks before anything is spent: data, space, budgets, trials, cost. Writes nothing."""
     from thrifty.check import check_study
     from thrifty.shelf import resolve_study
 
-    check_study(resolve_study(study, overrides or []), timing)
+    check_study(resolve_study(study, overrides or []), timing, earlier)
 
 
 @app.command()
@@ -219,12 +236,13 @@ def submit(
     data: Annotated[str | None, typer.Option(metavar="FOLDER", help="THRIFTY_DATA as it is on the cluster.")] = None,
     results: Annotated[str | None, typer.Option(metavar="FOLDER", help="THRIFTY_RESULTS as it is on the cluster.")] = None,
     follow: Annotated[bool, typer.Option(help="Show the job's log, and end with the exit code of the study.")] = True,
+    max_failures: MaxFailures = None,
 ) -> None:
     """Runs a study as a job of a Ray cluster. Sends this folder, without data and results."""
     from thrifty.submit import job_of
     from thrifty.submit import submit as send
 
-    code = send(job_of(study, overrides or [], data, results), address, follow)
+    code = send(job_of(study, bearing(overrides, max_failures), data, results), address, follow)
     if code:
         raise typer.Exit(code)
 

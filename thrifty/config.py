@@ -54,6 +54,11 @@ def distinct(values: Any) -> Any:
     return values
 
 
+def seeds_of(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """A number n of seeds stands for 0 .. n-1."""
+    return tuple(range(value)) if isinstance(value, int) else value
+
+
 Seeds = Annotated[
     PositiveInt | Annotated[tuple[Seed, ...], Field(min_length=1)],
     say(f"give a number of seeds, at least 1, or a list of at least one seed, each from 0 to {LARGEST_SEED}"),
@@ -168,6 +173,14 @@ class Guard(Section):
     window: PositiveInt = 3  # epochs over which eigenvalues are averaged, and after which they are compared
 
 
+class Halving(Section):
+    """Successive halving of the searches of a budget setting over its seeds: docs/halving.md."""
+
+    reference: Annotated[int, Field(ge=0, strict=True)] = 3  # the first so many seeds are never stopped: statistics are theirs
+    eta: Annotated[int, Field(ge=2, strict=True)] = 3  # at a rung the best 1/eta of the other seeds go on
+    rungs: PositiveInt = 2  # the last one after 1/eta of the epochs that follow the warm-up, the one before after 1/eta^2, ...
+
+
 class Search(Section):
     """One differentiable search. An epoch is `steps` two-level steps."""
 
@@ -190,6 +203,17 @@ class Search(Section):
     decoding: Literal["exact", "source"] = "exact"  # 'source' knows no budget: exact where a budget gives parameters
     penalty: Annotated[float, Field(ge=0)] = 1.0  # rho of the augmented Lagrangian on the budget
     fill: Share = 0.9  # share of the budget that the expected size is kept above; 0: none
+    scheduler: Literal["none", "halving"] = "none"  # halving: searches that do badly are stopped early; not to measure robustness
+    halving: Halving = Halving()
+
+    def rung_epochs(self, epochs: int) -> tuple[int, ...]:
+        """After how many epochs of a search of `epochs` its rungs are, in order.
+
+        None in the warm-up, in which nothing of the architecture is learnt, and none at the end.
+        """
+        searched, eta = epochs - self.warmup, self.halving.eta
+        found = {self.warmup + math.ceil(searched / eta**k) for k in range(self.halving.rungs, 0, -1)}
+        return tuple(sorted(found - {epochs}))
 
     @model_validator(mode="after")
     def _decodes_depth(self) -> Search:
@@ -249,6 +273,11 @@ class Evaluate(Section):
     window: PositiveInt = 512  # images larger than this are predicted by a sliding window of this size, pixels
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
     batch: PositiveInt = 8
+    robustness: bool = True  # objects, surfaces and calibration of every training, and worse images for the first seed
+    corruption_cases: PositiveInt = 100  # test cases that are made worse at most: whole patients
+    surface_tolerance: Annotated[float, Field(gt=0)] = 2.0  # of NSD: mm where the spacing is known, otherwise pixels
+    transfer: str | None = None  # a second data set, named as data.source: all of its cases are test cases
+    nnunet: str | None = None  # summary.json of nnU-Net on the test cases, absolute or below THRIFTY_DATA
 
 
 class Resources(Section):
@@ -258,6 +287,7 @@ class Resources(Section):
     gpus_per_trial: Annotated[float, Field(ge=0)] = 0.0
     concurrent: PositiveInt | None = None  # trials at once; None: as many as fit
     max_failures: Annotated[int, Field(ge=-1)] = 3  # retries of a trial whose worker died; -1: no end
+    max_failed_trials: Annotated[int, Field(ge=0, strict=True)] = 0  # with more given up the study stops: `--max-failures`
     device: Literal["auto", "cpu", "cuda"] = "auto"
     keep: Keep = "best"  # of a finished trial: the best weights alone, or its last checkpoint too, or that of every epoch
     trial_hours: Annotated[float, Field(gt=0)] | None = None  # a trial that has run for longer is given up
@@ -333,6 +363,25 @@ class Study(Section):
                 )
         return value
 
+    @field_validator("search")
+    @classmethod
+    def _something_can_be_stopped(cls, value: Search, info: ValidationInfo) -> Search:
+        if value.scheduler == "none" or "seeds" not in info.data:
+            return value
+        number, reference = len(seeds_of(info.data["seeds"])), value.halving.reference
+        if number < reference + 2:
+            raise ValueError(
+                f"scheduler=halving needs at least two seeds beside the {reference} of search.halving.reference, the study has "
+                f"{number} in all; give seeds={reference + 2} or more, or scheduler=none"
+            )
+        for budget in info.data.get("budgets", ()):
+            if not value.rung_epochs(budget.epochs or value.epochs):
+                raise ValueError(
+                    f"scheduler=halving has no rung before the end of the search for {budget.label}, which has "
+                    f"{budget.epochs or value.epochs} epochs, {value.warmup} of them warm-up; give more epochs, or scheduler=none"
+                )
+        return value
+
     @field_validator("retrain")
     @classmethod
     def _short_trainings_are_no_longer(cls, value: Retrain, info: ValidationInfo) -> Retrain:
@@ -346,7 +395,12 @@ class Study(Section):
 
     @property
     def search_seeds(self) -> tuple[int, ...]:
-        return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
+        return seeds_of(self.seeds)
+
+    @property
+    def racing_seeds(self) -> tuple[int, ...]:
+        """The search seeds that can be stopped early; none without a scheduler."""
+        return self.search_seeds[self.search.halving.reference :] if self.search.scheduler == "halving" else ()
 
     @property
     def short_epochs(self) -> int:
@@ -370,8 +424,7 @@ class Study(Section):
 
     @property
     def retrain_seeds(self) -> tuple[int, ...]:
-        seeds = self.retrain.seeds
-        return tuple(range(seeds)) if isinstance(seeds, int) else seeds
+        return seeds_of(self.retrain.seeds)
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from thrifty.config import Study
 from thrifty.data.prepare import Prepared, open_prepared
+from thrifty.data.store import Store, open_store
 from thrifty.errors import ThriftyError
 from thrifty.inference import predict_cases
 from thrifty.ledger import ledger
@@ -24,7 +25,11 @@ from thrifty.metrics import case_metrics, dice_of, iou_of, present_classes
 from thrifty.model import load_model, weights_hash
 from thrifty.networks import Key, read_networks, trial_arguments, trial_keys, trial_name
 from thrifty.results import Run, Trial, read_json, read_run, user_errors, write_json, write_text
-from thrifty.summary import summarise
+from thrifty.robustness.study import More
+from thrifty.robustness.transfer import KIND as TRANSFER
+from thrifty.robustness.trial import KIND as ROBUSTNESS
+from thrifty.robustness.trial import robustness_trial
+from thrifty.summary import counted_keys, rows_of, summarise
 from thrifty.train import Report, choose_device, seed_everything, threads_for
 
 if TYPE_CHECKING:
@@ -41,10 +46,10 @@ Row = dict[str, Any]
 def run_stage(study: Study, run: Run) -> None:
     """Measures every finished retraining on the test cases, then writes tables, examples, ledger and summary.
 
-    Retrainings that are still to come are named in the summary under `missing`, and measured when the stage runs again.
+    Retrainings that failed or are still to come are named in the summary under `missing`, and measured when the stage runs again.
 
     Raises:
-        ThriftyError: nothing is retrained yet, or trials that failed.
+        ThriftyError: nothing is retrained yet, or more trials failed than the study bears.
     """
     from thrifty.trials import run_trials
 
@@ -53,16 +58,33 @@ def run_stage(study: Study, run: Run) -> None:
     if not keys:
         raise ThriftyError(f"no network in {run.retrain} is trained yet; `thrifty retrain STUDY.yaml` trains them")
     forget_stale(run, keys)
-    run_trials("evaluate", evaluate_trial, trial_specs(study, run, keys), study.resources, run)
+    prepared = open_prepared(run)
+    more = More(study, run, prepared, keys)
+    run_trials("evaluate", measure, [*trial_specs(study, run, keys), *more.specs()], study.resources, run)
+    missing += [trial_name(run, key) for key in keys if not run.evaluate_trial(*key).done]
+    keys = [key for key in keys if run.evaluate_trial(*key).done]
     results = [read_json(run.evaluate_trial(*key).result) for key in keys]
     rows = [row for result in results for row in result["cases"]]
     volumes = per_volume(rows)
     write_csv(run.per_case, (*CASE_COLUMNS, *PIXEL_COLUMNS), rows)
     write_csv(run.per_volume, VOLUME_COLUMNS, volumes)
-    prepared = open_prepared(run)
     write_examples(study, run, prepared, keys, rows)
     write_json(run.ledger, ledger(run))
-    write_json(run.summary, summarise(study, run, prepared, keys, missing, rows, volumes))
+    summary = summarise(study, run, prepared, keys, missing, rows, volumes)
+    _write_tables(run, more)
+    counted = counted_keys(study, run, keys, missing)
+    robustness = more.of(counted).summary(rows_of(counted, rows), rows_of(counted, volumes))
+    write_json(run.summary, {**summary, "robustness": robustness})
+
+
+def _write_tables(run: Run, more: More) -> None:
+    """Tables of what is no longer measured are removed."""
+    tables = more.tables()
+    for name, path in run.robustness_tables.items():
+        if name in tables:
+            write_csv(path, list(tables[name][0]), tables[name])
+        else:
+            path.unlink(missing_ok=True)
 
 
 def finished(study: Study, run: Run, networks: Sequence[str]) -> tuple[list[Key], list[str]]:
@@ -87,11 +109,17 @@ def trial_specs(study: Study, run: Run, keys: Sequence[Key]) -> list[Spec]:
     return [Spec(trial_name(run, key), run.evaluate_trial(*key), trial_arguments(study, run, key), 1) for key in keys]
 
 
+def measure(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
+    """A trial of this stage, whichever kind it is."""
+    (robustness_trial if arguments.get("kind") == ROBUSTNESS else evaluate_trial)(arguments, trial, report)
+
+
 def evaluate_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
     """One trained network on all test cases; writes result.json with one row for each case and class.
 
     Args:
-        arguments: run (folder), network, seed, fold (None without cross-validation), device, cpus, gpus.
+        arguments: run (folder), network, seed, fold (None without cross-validation), device, cpus, gpus; `kind` is transfer
+            where all cases of the second data set are the test cases.
         trial: where to write.
         report: is given one record, when all is measured.
     """
@@ -101,26 +129,33 @@ def evaluate_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> N
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
     network, model = load_model(run.retrain_trial(*key), device, study.allow_code)
-    prepared = open_prepared(run)
-    store = prepared.store
-    test = store.indices(prepared.splits.test)
+    transfer = arguments.get("kind") == TRANSFER
+    store, test = _test_cases(run, transfer)
     measured: dict[int, list[Row]] = {}
     for index, labels in predict_cases(network, store, test, model.normalisation, study.evaluate, device):
-        measured[index] = case_rows(key, prepared, index, model.postprocess.apply(labels))
+        measured[index] = case_rows(key, store, index, model.postprocess.apply(labels))
     rows = [row for index in test for row in measured[index]]
     seconds = time.perf_counter() - start
     counted = present_classes(rows)
     dice = float(np.mean([row["dice"] for row in rows if row["class"] in counted]))
     where = {"seconds": seconds, "cpus": arguments["cpus"], "gpus": arguments["gpus"]}
     identity = dict(zip(RUN_COLUMNS, key, strict=True))
-    identity |= {"weights_sha256": weights_hash(run.retrain_trial(*key))}
-    write_json(trial.result, {"schema": SCHEMA, "trial": trial_name(run, key), **identity, "dice": dice, **where, "cases": rows})
+    identity |= {"weights_sha256": weights_hash(run.retrain_trial(*key)), "fingerprint": store.fingerprint}
+    name = f"{TRANSFER}/{trial_name(run, key)}" if transfer else trial_name(run, key)
+    write_json(trial.result, {"schema": SCHEMA, "trial": name, **identity, "dice": dice, **where, "cases": rows})
     report({"epoch": 0, "dice": dice, "seconds": seconds})
 
 
-def case_rows(key: Key, prepared: Prepared, index: int, labels: np.ndarray) -> list[Row]:
+def _test_cases(run: Run, transfer: bool) -> tuple[Store, list[int]]:
+    if transfer:
+        store = open_store(run.transfer_data)
+        return store, list(range(len(store.cases)))
+    prepared = open_prepared(run)
+    return prepared.store, prepared.store.indices(prepared.splits.test)
+
+
+def case_rows(key: Key, store: Store, index: int, labels: np.ndarray) -> list[Row]:
     """The rows of per_case.csv of one case: one for each foreground class."""
-    store = prepared.store
     case = store.cases[index]
     rows = []
     for found in case_metrics(labels, store.mask(index), store.classes, case.spacing_mm, store.overlapping):

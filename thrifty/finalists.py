@@ -87,8 +87,16 @@ class Round:
     trained: Mapping[str, Trained]
 
     def ranked(self, budget: int) -> list[Row]:
-        """The finalists of a budget, best first; none where it was decided before."""
-        return decide(self.finalists.get(budget, ()), {network: found.dice for network, found in self.trained.items()})
+        """The finalists of a budget, best first; none where it was decided before. Without those of which a training failed.
+
+        Raises:
+            ThriftyError: all of them failed.
+        """
+        inside = self.finalists.get(budget, ())
+        found = [row for row in inside if row["hash"] in self.trained]
+        if inside and not found:
+            raise ThriftyError(f"all short trainings for the budget {budget:,} failed; run the same command to go on")
+        return decide(found, {network: one.dice for network, one in self.trained.items()})
 
 
 def halve(study: Study, run: Run, finalists: Mapping[int, Sequence[Row]]) -> list[Round]:
@@ -193,8 +201,8 @@ def _round(study: Study, one: Round) -> Row:
 
 def _kept(row: Row, keys: Sequence[str], rounds: Sequence[Round], budget: int) -> Row:
     """With the Dice and the epochs of the last round that the network was in for this budget; None where it was not trained."""
-    found = (one for one in reversed(rounds) if any(row["hash"] == inside["hash"] for inside in one.finalists.get(budget, ())))
-    last = next(found, None)
+    inside = [one for one in rounds if any(row["hash"] == other["hash"] for other in one.finalists.get(budget, ()))]
+    last = next((one for one in reversed(inside) if row["hash"] in one.trained), None)
     if last is None:
         return {key: row[key] for key in keys} | {"short_dice": None, "short_epochs": None}
     return {key: row[key] for key in keys} | {"short_dice": list(last.trained[row["hash"]].dice), "short_epochs": last.epochs}

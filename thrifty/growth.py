@@ -1,4 +1,4 @@
-"""What may be added to a study that has begun: seeds, budgets, baselines and random genotypes. Nothing is done again for it.
+"""What may be added to a study that has begun: seeds, budgets, baselines, random genotypes. Nothing is done again for it.
 
 Studies are compared as the mappings that run.yaml holds.
 """
@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Keys that may change between two runs of one study: they change where it runs, not what comes out.
-FREE_KEYS = frozenset({"resources"})
-GROWING = ("seeds", "budgets", "retrain.seeds", "retrain.random", "retrain.decoded", "retrain.baselines")
+# Keys that may change between two runs of one study: they change where it runs, or what more is measured of trained networks.
+MEASURED = ("robustness", "corruption_cases", "surface_tolerance", "transfer", "nnunet")
+FREE_KEYS = frozenset({"resources", *(f"evaluate.{key}" for key in MEASURED)})
+GROWING = (
+    "seeds", "budgets", "search.halving.reference", "retrain.seeds", "retrain.random", "retrain.decoded", "retrain.baselines",
+)  # fmt: skip
+SWITCHES = {"search.scheduler": ("halving", "none")}  # what is switched so only makes more to be done
 Values = Mapping[str, Any]
 
 
@@ -28,14 +32,17 @@ def differences(old: Values, new: Values) -> list[str]:
 def added(old: Values, new: Values) -> list[str]:
     """In words, what a study grows by: '2 seeds: 3, 4'."""
     more = {key: [member for member in _members(key, new) if member not in _members(key, old)] for key in GROWING}
-    return [key if members == [key] else f"{key} by {_words(members)}" for key, members in more.items() if members]
+    switched = [key for key, change in SWITCHES.items() if (_value(old, key), _value(new, key)) == change]
+    words = [f"{key} from {_value(old, key)} to {_value(new, key)}" for key in switched]
+    return [key if members == [key] else f"{key} by {_words(members)}" for key, members in more.items() if members] + words
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = [k for k in {**old, **new} if (prefix or k not in FREE_KEYS) and f"{prefix}{k}" not in GROWING]
+        keys = [k for k in {**old, **new} if f"{prefix}{k}" not in FREE_KEYS and f"{prefix}{k}" not in GROWING]
         return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{prefix}{k}.")]
-    return [] if old == new else [f"{prefix.rstrip('.')} was {old!r}, now {new!r}"]
+    key = prefix.rstrip(".")
+    return [] if old == new or SWITCHES.get(key) == (old, new) else [f"{key} was {old!r}, now {new!r}"]
 
 
 def _value(values: Values, key: str) -> Any:

@@ -173,9 +173,18 @@ class ImageBatch:
 
 
 def image_batches(
-    store: Store, indices: Iterable[int], normalisation: Normalisation, settings: Evaluate, device: torch.device
+    store: Store,
+    indices: Iterable[int],
+    normalisation: Normalisation,
+    settings: Evaluate,
+    device: torch.device,
+    image: Callable[[int], np.ndarray] | None = None,
 ) -> Iterator[ImageBatch]:
-    """The cases at `indices`, those of equal size `settings.batch` at a time: grouped by size, within a size in their order."""
+    """The cases at `indices`, those of equal size `settings.batch` at a time: grouped by size, within a size in their order.
+
+    `image(index)`: what is shown in place of the stored image, (channels, H, W) of the same size.
+    """
+    image = image or store.image
     sizes: dict[tuple[int, int], list[int]] = {}
     for index in indices:
         case = store.cases[index]
@@ -183,7 +192,7 @@ def image_batches(
     for group in sizes.values():
         for start in range(0, len(group), settings.batch):
             part = tuple(group[start : start + settings.batch])
-            images = np.stack([normalisation.apply(store.image(index)) for index in part])
+            images = np.stack([normalisation.apply(image(index)) for index in part])
             yield ImageBatch(part, torch.from_numpy(images).to(device))
 
 

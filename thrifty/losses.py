@@ -93,11 +93,18 @@ def class_weights(settings: Settings, store: Store, training: Sequence[int]) -> 
                 f"{', '.join(store.labels[store.overlapping :])}"
             )
         return tuple(given)
-    pixels = np.array([store.places[index].class_pixels for index in training], np.float64).sum(axis=0).tolist()
+    total, pixels = class_pixels(store, training)
     if store.overlapping:
-        total = float(sum(store.counted_pixels(index) for index in training))
-        return tuple((total - n) / n if 0 < n < total else 1.0 for n in pixels[1:])
-    return tuple(sum(pixels) / (len(pixels) * n) if n else 1.0 for n in pixels)
+        return tuple((total - n) / n if 0 < n < total else 1.0 for n in pixels.tolist())
+    return tuple(total / (len(pixels) * n) if n else 1.0 for n in pixels.tolist())
+
+
+def class_pixels(store: Store, training: Sequence[int]) -> tuple[float, np.ndarray]:
+    """The pixels of the training cases that count, and those of the class of each output of a network (float64)."""
+    pixels = np.array([store.places[index].class_pixels for index in training], np.float64).sum(axis=0)
+    if store.overlapping:
+        return float(sum(store.counted_pixels(index) for index in training)), pixels[1:]
+    return float(pixels.sum()), pixels
 
 
 def _counted(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

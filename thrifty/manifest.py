@@ -38,7 +38,7 @@ class Manifest:
     def add(self, name: str, trial: Trial, arguments: Mapping[str, Any], epochs: int) -> None:
         """A trial of the stage; what it cost before stays on its account."""
         settings = json.loads(json.dumps({key: value for key, value in arguments.items() if key != "run"}))
-        status = "done" if trial.done else "waiting"
+        status = trial.state
         cost = {"attempts": 0, "faults": 0, "seconds": 0.0, "cpu_hours": 0.0, "gpu_hours": 0.0}
         if self.rows.get(name, {}).get("status") == "running":  # the driver that started it has died
             self.rows[name]["faults"] = self.rows[name].get("faults", 0) + 1

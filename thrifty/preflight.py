@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from thrifty.config import Study
 from thrifty.data.prepare import Prepared
 from thrifty.data.report import leak_error
+from thrifty.data.sources import find_source
 from thrifty.environment import gpus
 from thrifty.errors import ThriftyError
 from thrifty.losses import class_weights
 from thrifty.nets.baselines import FILTERS, scaled_filters
+from thrifty.robustness.transfer import second_data
 from thrifty.search.setting import Setting, settings_of
 from thrifty.space.cost import Costs
 from thrifty.space.schema import Space
@@ -39,11 +41,22 @@ def validate(study: Study, prepared: Prepared, space: Space) -> list[Setting]:
     problems += _batches(study, settings)
     problems += _loss(study, prepared)
     problems += _device(study)
-    problems += filter(None, [leak_error(prepared.store)])
+    problems += filter(None, [leak_error(prepared.store), _second_data_set(study)])
     if problems:
         count = f"{len(problems)} mistakes: " if len(problems) > 1 else ""
         raise ThriftyError(f"study '{study.name}': {count}{'; '.join(problems)}")
     return settings
+
+
+def _second_data_set(study: Study) -> str | None:
+    """Whether it is there and has its pairs; that it has the same channels and classes is known when it is decoded."""
+    if study.evaluate.transfer is None:
+        return None
+    try:
+        find_source(second_data(study.data, study.evaluate.transfer))
+    except ThriftyError as error:
+        return f"evaluate.transfer: {error}"
+    return None
 
 
 def gpu_is_elsewhere(study: Study) -> bool:

@@ -154,6 +154,25 @@ class Run:
         """Beside the retraining of the same name: its predictions of the test cases, measured."""
         return Trial(self.root / "evaluate" / "trials" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
 
+    def robustness_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
+        """Beside `evaluate_trial`: objects, surfaces, calibration and Dice of worse images."""
+        return Trial(self.root / "evaluate" / "robustness" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
+
+    def transfer_trial(self, network: str, seed: int, fold: int | None = None) -> Trial:
+        """Beside `evaluate_trial`: the same of a second data set."""
+        return Trial(self.root / "evaluate" / "transfer" / plain(network) / self.retrain_trial(network, seed, fold).folder.name)
+
+    @property
+    def transfer_data(self) -> Path:
+        """The second data set, decoded."""
+        return self.root / "evaluate" / "transfer_data"
+
+    @property
+    def robustness_tables(self) -> dict[str, Path]:
+        """Tables of `evaluate`, by what is in them."""
+        names = {"corruptions": "robustness", **{name: name for name in ("objects", "surfaces", "calibration", "transfer")}}
+        return {name: self.root / "evaluate" / f"{file}.csv" for name, file in names.items()}
+
     @property
     def examples(self) -> Path:
         """A list of {case, rank, dice, network, seed, file}: predicted label maps for the report, `file` below the run folder."""
@@ -195,6 +214,7 @@ class Trial:
 
     folder: Path
     keep: Keep = "best"  # which checkpoints stay when it has finished
+    pause: int | None = None  # epochs after which it is to wait for a decision; None: it runs to its end
 
     @property
     def checkpoint(self) -> Path:
@@ -219,6 +239,11 @@ class Trial:
     def result(self) -> Path:
         """The outcome; it exists exactly when the trial has finished."""
         return self.folder / "result.json"
+
+    @property
+    def dropped(self) -> Path:
+        """Why it was stopped before its end, and after how many epochs; its checkpoint stays. See docs/halving.md."""
+        return self.folder / "dropped.json"
 
     @property
     def error(self) -> Path:
@@ -246,6 +271,18 @@ class Trial:
     @property
     def done(self) -> bool:
         return self.result.is_file()
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to do for it now: it is done, or has come as far as it is to go for a decision."""
+        return self.done or (self.pause is not None and len(read_jsonl(self.record)) >= self.pause)
+
+    @property
+    def state(self) -> str:
+        """What files say of it while it does not run: done, dropped, paused or waiting."""
+        if self.done:
+            return "done"
+        return "dropped" if self.dropped.is_file() else "paused" if self.settled else "waiting"
 
     def drop_checkpoints(self) -> None:
         """Removes what a finished trial is not to keep."""

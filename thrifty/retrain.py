@@ -13,6 +13,7 @@ from thrifty.model import Model, save_model, weights_hash
 from thrifty.nets.build import NetworkSpec, build_network
 from thrifty.networks import planned_networks, read_networks, trial_arguments, trial_keys, trial_name, write_networks
 from thrifty.postprocess import Postprocess, choose
+from thrifty.prior import begin_at_frequencies
 from thrifty.results import Run, Trial, read_run
 from thrifty.scratch import ScratchTraining, make_trainee
 from thrifty.start import FINETUNED, begin, read_start
@@ -72,6 +73,7 @@ def retrain_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> No
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
     network = build_network(spec)
+    begin_at_frequencies(network, study.loss, prepared.store, prepared.store.indices(splits.training))
     start = read_start(run, study.allow_code) if spec.name == FINETUNED else None
     begun = begin(network, start, prepared.store.overlapping) if start else None
     network.to(device)

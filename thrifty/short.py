@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from thrifty.config import Study
 from thrifty.data.prepare import open_prepared
 from thrifty.nets.build import build_network, genotype_spec
+from thrifty.prior import begin_at_frequencies
 from thrifty.results import Run, Trial, read_json, read_run
 from thrifty.scratch import make_trainee
 from thrifty.space.genotype import canonical, from_json, load, save
@@ -46,10 +47,10 @@ def train_finalists(study: Study, run: Run, finalists: Iterable[dict[str, Any]],
         finalists: rows with hash and genotype; a network that comes more than once is trained once.
 
     Returns:
-        By hash.
+        By hash; without networks of which a training failed, where the study bears that.
 
     Raises:
-        ThriftyError: trials that failed, or an interruption; what has finished is kept.
+        ThriftyError: more trials failed than the study bears, or an interruption; what has finished is kept.
     """
     from thrifty.trials import run_trials
 
@@ -60,7 +61,8 @@ def train_finalists(study: Study, run: Run, finalists: Iterable[dict[str, Any]],
     seeds = range(study.select.short_seeds)
     specs = [_spec(study, run, network, seed, number) for seed in seeds for network in genotypes]
     run_trials("select", short_trial, specs, study.resources, run)
-    return {network: _trained(run, network, seeds, number) for network in genotypes}
+    done = [network for network in genotypes if all(run.short_trial(network, seed, number).done for seed in seeds)]
+    return {network: _trained(run, network, seeds, number) for network in done}
 
 
 def _spec(study: Study, run: Run, network: str, seed: int, number: int) -> Spec:
@@ -109,7 +111,9 @@ def short_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None
     device = choose_device(arguments["device"])
     seed = SEED + arguments["seed"] + NEXT_ROUND * arguments["round"]
     seed_everything(seed, threads_for(arguments["cpus"]))
-    trainee = make_trainee(build_network(spec).to(device), short, prepared, prepared.splits, seed, device)
+    network, store = build_network(spec), prepared.store
+    begin_at_frequencies(network, study.loss, store, store.indices(prepared.splits.training))
+    trainee = make_trainee(network.to(device), short, prepared, prepared.splits, seed, device)
     record = run_epochs(trainee, short.retrain.epochs, trial, report)
     result = {
         "schema": SCHEMA,

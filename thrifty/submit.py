@@ -33,6 +33,7 @@ MANY_FILES = 20_000  # no further look at a folder that is surely not meant
 ADDRESS = "http://127.0.0.1:8265"
 CONNECT_SECONDS = 10.0
 POLL_SECONDS = 1.0
+AGENT_SECONDS = 60.0  # for which a cluster that has just started answers, but takes no jobs yet
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def submit(job: Job, address: str | None = None, follow: bool = True) -> int:
     place = address_of(address)
     client = client_of(place)
     with _told(place):
-        number = client.submit_job(entrypoint=job.entrypoint, runtime_env=job.runtime_env, metadata=job.metadata)
+        number = _handed_over(client, job)
     hint = f"`ray job logs {number}`, `ray job stop {number}`"
     print(mask(f"job {number} at {place} ({hint} with RAY_API_SERVER_ADDRESS={place})"), flush=True)
     if not follow:
@@ -199,6 +200,18 @@ def submit(job: Job, address: str | None = None, follow: bool = True) -> int:
             return _outcome(client, number)
     except KeyboardInterrupt:
         raise ThriftyError(f"no longer followed, the job {number} goes on: {hint}") from None
+
+
+def _handed_over(client: Any, job: Job) -> str:
+    """The number of the job."""
+    end = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            return client.submit_job(entrypoint=job.entrypoint, runtime_env=job.runtime_env, metadata=job.metadata)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def address_of(address: str | None) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 
 from thrifty import __version__
 from thrifty.config import Study
+from thrifty.failures import failed_trials
 from thrifty.false_positives import false_positives
 from thrifty.inference import stride_of
-from thrifty.ledger import ledger, trial_results
+from thrifty.ledger import dropped_searches, ledger, trial_results
 from thrifty.metrics import present_classes
 from thrifty.nets.build import NetworkSpec, build_network
 from thrifty.networks import Key, read_networks, trial_name
@@ -23,6 +24,14 @@ from thrifty.postprocess import Postprocess
 from thrifty.results import Run, read_json
 from thrifty.settled import notes_on_later_searches
 from thrifty.start import FINETUNED
+from thrifty.statistics.blocks import (
+    Blocks,
+    notes_on_blocks,
+    of_left_out_search,
+    retrain_blocks,
+    search_blocks,
+    why_missing,
+)
 from thrifty.statistics.patients import by_patient, interval
 from thrifty.statistics.stability import stability
 from thrifty.statistics.study import statistics
@@ -43,12 +52,18 @@ def summarise(
     rows: Sequence[Row],
     volumes: Sequence[Row],
 ) -> dict[str, Any]:
-    """summary.json: the data, every network of `keys`, the searches, and the cost of every stage."""
+    """summary.json: the data, every network of `keys`, the searches, and the cost of every stage.
+
+    Only seeds that have all networks count (`thrifty.statistics.blocks`); while there is none, each network has what is there.
+    """
     store, splits = prepared.store, prepared.splits
     specs = read_networks(run, study.allow_code)
     names = list(dict.fromkeys(network for network, _, _ in keys))
     spacing_mm = {case.name: case.spacing_mm for case in store.cases}
     present = present_classes(rows)
+    search, retrain = search_blocks(study, run), _retrain_blocks(study, run, keys, missing)
+    keys = counted_keys(study, run, keys, missing)
+    rows, volumes = (rows_of(keys, table) for table in (rows, volumes))
     counted = [[row for row in table if row["class"] in present] for table in (rows, volumes)]
     networks = []
     for name in names:
@@ -72,12 +87,52 @@ def summarise(
         },
         "networks": networks,
         "missing": list(missing),
-        "notes": [*notes(study, list(specs)), *notes_on_later_searches(run), *class_notes(rows), *postprocess_notes(run, keys)],
+        "failed": failed_trials(run),
+        "blocks": {"search": search.as_json(), "retrain": retrain.as_json()},
+        "notes": [
+            *notes(study, list(specs)),
+            *notes_on_blocks(search, retrain),
+            *notes_on_later_searches(run),
+            *class_notes(rows),
+            *postprocess_notes(run, keys),
+        ],
         "searches": trial_results(run, "search"),
-        "statistics": statistics(run, networks, counted[0]),
-        "stability": stability(study, run),
+        "dropped": dropped_searches(run),
+        "statistics": _statistics(run, networks, counted[0], search, retrain),
+        "stability": stability(study, run, search, retrain),
         "cost": ledger(run)["cost"],
     }
+
+
+def _retrain_blocks(study: Study, run: Run, keys: Sequence[Key], missing: Sequence[str]) -> Blocks:
+    folds: list[int | None] = [None] if study.retrain.folds == 1 else list(range(study.retrain.folds))
+    return retrain_blocks(keys, folds, why_missing(run, missing))
+
+
+def counted_keys(study: Study, run: Run, keys: Sequence[Key], missing: Sequence[str]) -> list[Key]:
+    """Of the measured trainings those whose seeds count; of a network without any such seed all."""
+    blocks = _retrain_blocks(study, run, keys, missing)
+    own = {name: _seeds_of(name, keys, blocks) for name in dict.fromkeys(network for network, _, _ in keys)}
+    return [key for key in keys if key[1] in own[key[0]]]
+
+
+def rows_of(keys: Sequence[Key], rows: Sequence[Row]) -> list[Row]:
+    """Of a table those of these trainings."""
+    wanted = {key[:2] for key in keys}
+    return [row for row in rows if (row["network"], row["seed"]) in wanted]
+
+
+def _seeds_of(network: str, keys: Sequence[Key], blocks: Blocks) -> set[int]:
+    """Of the trainings of a network, the seeds that count; all of them where none does."""
+    own = {seed for name, seed, _ in keys if name == network}
+    return own & set(blocks.seeds) or own
+
+
+def _statistics(run: Run, networks: Sequence[Row], rows: Sequence[Row], search: Blocks, retrain: Blocks) -> dict[str, Any]:
+    """Of the networks with seeds that count; what a search decoded whose own seed does not count is not among them."""
+    whole = {row["network"] for row in rows if row["seed"] in retrain.seeds}
+    kept = {n["name"] for n in networks if n["name"] in whole and not of_left_out_search(n["name"], search)}
+    return statistics(run, [n for n in networks if n["name"] in kept], [row for row in rows if row["network"] in kept])
 
 
 def notes(study: Study, names: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 A trial function is a plain function `(arguments, trial, report) -> None`. It resumes from the newest checkpoint in its own
 trial folder, and writes `trial.result` last, atomically. So a retry is to call it again, and a study is restored by running
-what has no result yet: Tune's own state is never read back.
+what has no result yet: Tune's own state is never read back. A trial with `pause` ends there, without a result.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from thrifty.config import Resources
 from thrifty.console import board
 from thrifty.environment import versions_that_must_agree
 from thrifty.errors import ThriftyError, last_line
+from thrifty.failures import bear
 from thrifty.manifest import Manifest, only_driver
 from thrifty.results import Run, Trial, user_errors
 from thrifty.trials_connect import connect, machines, ray, tune
@@ -50,9 +51,9 @@ def run_trials(stage: str, function: Function, specs: Sequence[Spec], resources:
     it would mostly come again.
 
     Raises:
-        ThriftyError: another process works on this run; more CPUs or GPUs are asked for than any machine has; trials failed
-            (each named with its reason); the disk is full; the hours of the study are used up; the run was interrupted. All
-            finished trials are kept.
+        ThriftyError: another process works on this run; more CPUs or GPUs are asked for than any machine has; more trials failed
+            than `max_failed_trials` (each named with its reason); the disk is full; the hours of the study are used up; the run
+            was interrupted. All finished trials are kept.
     """
     with only_driver(run):
         _run_trials(stage, function, specs, resources, run)
@@ -63,7 +64,7 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     for spec in specs:
         manifest.add(spec.name, spec.trial, spec.arguments, spec.epochs)
     manifest.write()
-    todo = [spec for spec in specs if not spec.trial.done]
+    todo = [spec for spec in specs if not spec.trial.settled]
     if not todo:
         return
     limits = Limits(run, resources, manifest)
@@ -79,10 +80,10 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     if watch.error is not None:
         raise watch.error
     if stopped.is_set():
-        done = sum(spec.trial.done for spec in specs)
+        done = sum(spec.trial.settled for spec in specs)
         raise ThriftyError(f"interrupted: {done} of {len(specs)} trials of {stage} are done; {GO_ON}")
     if watch.failed:
-        raise ThriftyError(_failures(stage, watch.failed, len(specs)))
+        bear(stage, watch.failed, len(specs), resources, run)
 
 
 def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]], resources: Resources) -> list[Any]:
@@ -203,9 +204,3 @@ def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scrat
 
 def _seconds_left(resources: Resources, used: float) -> float | None:
     return None if resources.trial_hours is None else 3600 * resources.trial_hours - used
-
-
-def _failures(stage: str, failed: dict[str, str], total: int) -> str:
-    named = [f"{name}: {reason}" for name, reason in list(failed.items())[:5]]
-    rest = [f"and {len(failed) - 5} more"] if len(failed) > 5 else []
-    return f"{len(failed)} of {total} trials of {stage} failed: {'; '.join(named + rest)}; the others are kept, {GO_ON}"

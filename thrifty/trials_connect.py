@@ -32,6 +32,7 @@ LOCAL: dict[str, Any] = {
     "_node_ip_address": "127.0.0.1",
 }
 CONNECT_SECONDS = 10.0
+STARTS = 2  # of a Ray of this machine: it gives itself 30 s, and a busy machine may need longer
 
 
 def connect() -> None:
@@ -39,20 +40,25 @@ def connect() -> None:
 
     Raises:
         ThriftyError: the cluster does not answer, or Ray cannot start.
+        KeyboardInterrupt: SIGINT or SIGTERM came meanwhile.
     """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "local")
     local = address == "local"
-    options = LOGS | LOCAL | {"_temp_dir": str(_temporary_folder())} if local else LOGS
     if not local:
         _check_address(address)
     sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
-        what = "Ray cannot start on this machine" if local else f"no Ray cluster answers at RAY_ADDRESS={address}"
-        raise ThriftyError(f"{what}: {last_line(error)}") from None
+    for left in reversed(range(STARTS if local else 1)):
+        try:
+            ray.init(address, **(LOGS | LOCAL | {"_temp_dir": str(_temporary_folder())} if local else LOGS))
+            break
+        except SystemExit:  # how Ray ends by SIGTERM while it starts: without a word, and with another exit code
+            raise KeyboardInterrupt from None
+        except Exception as error:  # Ray raises bare ones too, as for a start that takes too long
+            if left == 0:
+                what = "Ray cannot start on this machine" if local else f"no Ray cluster answers at RAY_ADDRESS={address}"
+                raise ThriftyError(f"{what}: {last_line(error)}") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, sigterm)  # ray puts one of its own there
 

@@ -46,9 +46,10 @@ class Limits:
 
     def _missing(self) -> str:
         rows = list(self.manifest.rows.values())
-        names = [row["name"] for row in rows if row["status"] != "done"]
+        names = [row["name"] for row in rows if row["status"] not in ("done", "dropped")]
         more = f" (+{len(names) - NAMED} more)" if len(names) > NAMED else ""
-        done = f"{len(rows) - len(names)} of {len(rows)} trials of {self.manifest.stage} are done"
+        finished = sum(row["status"] == "done" for row in rows)
+        done = f"{finished} of {len(rows)} trials of {self.manifest.stage} are done"
         return f"{done}, missing are {', '.join(names[:NAMED])}{more} and the stages after it"
 
     def stragglers(self) -> list[str]:

@@ -50,10 +50,10 @@ class Watch:
         self.shown.retry(name, reason)
 
     def end(self, name: str) -> None:
-        if not self.trials[name].done:
+        if not self.trials[name].settled:
             self.fail(name, self.failed.get(name, "it ended without a result"))
             return
-        self.manifest.set(name, "done")
+        self.manifest.set(name, self.trials[name].state)
         self.shown.finish(name, self.manifest.seconds(name))
 
     def lose(self, name: str) -> None:
@@ -80,8 +80,8 @@ class Watch:
         """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""
         interrupted = self.over
         for name, trial in self.trials.items():
-            if trial.done:
-                self.manifest.set(name, "done")
+            if trial.settled:
+                self.manifest.set(name, trial.state)
             elif name not in self.failed:
                 self.manifest.set(name, "interrupted" if interrupted else "failed", "stopped before it had a result")
                 if not interrupted:

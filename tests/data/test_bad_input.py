@@ -139,6 +139,9 @@ def test_max_cases_below_every_patient(refused, some_cases, write_pairs) -> None
         ("case,patient\nc0,\n,p1\nc2,p,q,r\n", ["line 2, line 3, line 4"]),
         ("case;patient\nc0;p0\n", ["'case;patient'", "with commas"]),
         ("name,patient\nc0,p0\n", ["'name,patient'", "case,patient,volume"]),
+        ("case,patient,\nc0,p0,x\n", ["'case,patient,'"]),
+        ("case,patient,Volume\nc0,p0,x\n", ["column 'Volume' is nearly one of case, patient, volume"]),
+        ("case,patient,patients\nc0,p0,x\n", ["column 'patients' is nearly one of"]),
         ("", ["'nothing'"]),
     ],
 )

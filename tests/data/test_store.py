@@ -90,6 +90,13 @@ def test_groups_and_volumes(build, some_cases, write_pairs) -> None:
     assert [(c.patient, c.volume) for c in store.cases] == [(f"p{k // 2}", f"v{k // 2}") for k in range(8)]
 
 
+def test_further_columns_of_groups_are_subgroups(build, some_cases, write_pairs) -> None:
+    groups = "case,site,patient,phase\n" + "".join(f"c{k},{'' if k == 3 else f'site {k % 2}'},p{k},ED\n" for k in range(8))
+    store = build(write_pairs(*some_cases(8), groups))
+    assert [dict(c.subgroups).get("site") for c in store.cases] == [None if k == 3 else f"site {k % 2}" for k in range(8)]
+    assert {dict(c.subgroups)["phase"] for c in store.cases} == {"ED"} and {c.volume for c in store.cases} == {None}
+
+
 def test_other_files_are_passed_over(build, some_cases, write_pairs) -> None:
     folder = write_pairs(*some_cases())
     (folder / "images" / "Thumbs.db").write_bytes(b"x")

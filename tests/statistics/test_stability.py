@@ -18,6 +18,7 @@ from thrifty.space.schema import load_space
 from thrifty.space.size import all_genotypes
 from thrifty.statistics.agreement import against_chance, agreement, by_chance, distance, entropy_bits, fleiss_kappa
 from thrifty.statistics.bands import band
+from thrifty.statistics.blocks import Blocks
 from thrifty.statistics.consensus import consensus, mean_of_one_hot
 from thrifty.statistics.stability import stability, tau
 
@@ -116,7 +117,8 @@ def test_a_run_of_searches(tmp_path: Path) -> None:
             write_json(run.search_trial(name).result, {**row, "collapsed": seed == 1, "guard": None})
             save(run.search_trial(name).genotype, genotypes[seed % 2])
             write_jsonl(run.search_trial(name).record, [{"epoch": 1, "parameter_free": 0.1 * seed}])
-    found = stability(study, run)
+    every = Blocks((0, 1, 2), {})
+    found = stability(study, run, every, every)
     first, second = found["settings"]
     assert first["seeds"] == [0, 1, 2] and first["networks"] == 2 and first["collapsed"] == ["b20000_s1"]
     assert first["consensus"]["trials"] == ["b20000_s0", "b20000_s2"] and first["consensus"]["hash"] == genotype_hash(
@@ -125,6 +127,9 @@ def test_a_run_of_searches(tmp_path: Path) -> None:
     assert first["agreement"]["distance"]["value"] == pytest.approx(2 / 3 * distance(*genotypes))
     assert first["last_epoch"] == {"parameter_free": {"mean": pytest.approx(0.1), "low": 0.0, "high": pytest.approx(0.2)}}
     assert second["agreement"] is None and second["consensus"] is None and found["rank_correlation"] == []
+    two = stability(study, run, Blocks((0, 2), {1: "it failed"}), every)["settings"][0]
+    assert (two["seeds"], two["networks"], two["collapsed"]) == ([0, 2], 1, []) and two["agreement"]["distance"]["value"] == 0
+    assert stability(study, run, Blocks((), {}), every)["settings"] == []
     text = "\n".join(stability_section(found))
     assert "| 30,000 | 1 | 1 | – | – | – | – | – | 0 |" in text and first["consensus"]["hash"] in text
-    assert stability_section(stability(study, Run(tmp_path / "empty"))) == [] == stability_section(None)
+    assert stability_section(stability(study, Run(tmp_path / "empty"), every, every)) == [] == stability_section(None)

@@ -24,6 +24,7 @@ class Case:
     height: int
     width: int
     spacing_mm: tuple[float, float] | None  # of rows and columns
+    subgroups: tuple[tuple[str, str], ...] = ()  # (column, value): further columns of groups.csv, as site, scanner, kind
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""groups.csv: which case belongs to which patient, and optionally to which volume."""
+"""groups.csv: which case belongs to which patient, and maybe to which volume and to which subgroups (site, scanner, kind)."""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ COLUMNS = ("case", "patient", "volume")
 
 @dataclass(frozen=True)
 class Group:
+    """`subgroups`: (column, value) of each further column; empty fields are left out."""
+
     patient: str
     volume: str | None
+    subgroups: tuple[tuple[str, str], ...] = ()
 
 
 def read_groups(path: Path, cases: Collection[str]) -> dict[str, Group]:
@@ -33,11 +37,11 @@ def read_groups(path: Path, cases: Collection[str]) -> dict[str, Group]:
     for line, row in enumerate(_rows(path), start=2):
         case, patient = (row.get("case") or "").strip(), (row.get("patient") or "").strip()
         if not case or not patient or None in row:
-            problems.add("lines that are not case,patient[,volume]", f"line {line}")
+            problems.add("lines that are not case,patient[,volume][,more columns]", f"line {line}")
         elif case in groups:
             problems.add("cases listed twice", case)
         else:
-            groups[case] = Group(patient, (row.get("volume") or "").strip() or None)
+            groups[case] = Group(patient, (row.get("volume") or "").strip() or None, _subgroups(row))
     known = set(cases)
     for case in groups:
         if case not in known:
@@ -49,6 +53,11 @@ def read_groups(path: Path, cases: Collection[str]) -> dict[str, Group]:
     return groups
 
 
+def _subgroups(row: dict[str | None, str]) -> tuple[tuple[str, str], ...]:
+    further = ((name, (value or "").strip()) for name, value in row.items() if name is not None and name not in COLUMNS)
+    return tuple((name, value) for name, value in further if value)
+
+
 def _rows(path: Path) -> list[dict[str | None, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -56,10 +65,15 @@ def _rows(path: Path) -> list[dict[str | None, str]]:
         raise ThriftyError(f"{path} cannot be read: {one_line(error)}; save it as UTF-8 text") from None
     reader = csv.DictReader(io.StringIO(text))
     columns = [(name or "").strip() for name in reader.fieldnames or ()]
-    strange = [name for name in columns if name not in COLUMNS]
-    if strange or "case" not in columns or "patient" not in columns or len(set(columns)) != len(columns):
+    if "case" not in columns or "patient" not in columns or "" in columns or len(set(columns)) != len(columns):
         first = ",".join(columns) or "nothing"
-        raise ThriftyError(f"{path}: its first line is '{first}'; it must be case,patient or case,patient,volume (with commas)")
+        raise ThriftyError(
+            f"{path}: its first line is '{first}'; it must be case,patient or case,patient,volume, and then maybe columns of "
+            "your own (with commas)"
+        )
+    for name in set(columns) - set(COLUMNS):
+        if difflib.get_close_matches(name.lower(), COLUMNS, cutoff=0.8):  # a slip of the pen would quietly become a subgroup
+            raise ThriftyError(f"{path}: column '{name}' is nearly one of {', '.join(COLUMNS)}; name it so, or quite otherwise")
     reader.fieldnames = columns
     try:
         return list(reader)  # pyrefly: ignore[bad-return]

@@ -42,7 +42,7 @@ def decode_pair(name: str, group: Group, images: tuple[Path, ...], mask: Path, s
         return _slices(name, group, parts, truth, slice_axis)
     image = np.concatenate([part.values for part in parts], axis=2)
     height, width = truth.values.shape[:2]
-    case = Case(name, group.patient, group.volume, height, width, None)
+    case = Case(name, group.patient, group.volume, height, width, None, group.subgroups)
     return [Sample(case, np.moveaxis(image, 2, 0), _class_ids(name, _one_channel(name, truth.values)))]
 
 
@@ -69,7 +69,8 @@ def _slices(name: str, group: Group, parts: list[Pixels], truth: Pixels, axis: i
     digits = max(3, len(str(len(mask) - 1)))
     count, height, width = mask.shape
     names = [f"{name}_{AXES[axis]}{k:0{digits}d}" for k in range(count)]
-    cases = [Case(slice_name, group.patient, name, height, width, (row_mm, column_mm)) for slice_name in names]
+    place = (height, width, (row_mm, column_mm), group.subgroups)
+    cases = [Case(slice_name, group.patient, name, *place) for slice_name in names]
     return [Sample(case, image[k], mask[k]) for k, case in enumerate(cases)]
 
 

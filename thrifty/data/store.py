@@ -178,7 +178,9 @@ def _mapped(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
 
 def _case(row: dict[str, Any]) -> Case:
     spacing = row["spacing_mm"]
-    return Case(row["name"], row["patient"], row["volume"], row["height"], row["width"], tuple(spacing) if spacing else None)
+    place = row["height"], row["width"], tuple(spacing) if spacing else None
+    subgroups = tuple((column, value) for column, value in row.get("subgroups", ()))  # indices of older versions have none
+    return Case(row["name"], row["patient"], row["volume"], *place, subgroups)
 
 
 def _place(row: dict[str, Any]) -> Place:

@@ -237,12 +237,12 @@ def network_class(genotype: Genotype) -> str:
     """Network: the lattice, node by node. x10 is X(1, 0): column 1, row 0."""
     lattice, levels = lattice_of(genotype), genotype.levels
     inputs, cells = _parts(genotype, lattice)
-    full, kernel = lattice.row_width(HEAD), genotype.frame.classifier_kernel
+    full, kernel, bias = lattice.row_width(HEAD), genotype.frame.classifier_kernel, genotype.frame.classifier_bias
     init = [
         f"self.stem = Stem({genotype.channels}, {full}, {lattice.row_width(0)})",
         *_dictionary("inputs", inputs),
         *_dictionary("cells", cells),
-        f"self.classifier = nn.Conv2d({full}, {genotype.classes}, {kernel}, padding={kernel // 2}, bias=False)",
+        f"self.classifier = nn.Conv2d({full}, {genotype.classes}, {kernel}, padding={kernel // 2}, bias={bias})",
     ]
     forward = ["inputs, cells = self.inputs, self.cells", "stem0, x00 = self.stem(images)"]
     for j in range(1, levels):

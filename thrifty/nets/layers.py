@@ -153,8 +153,14 @@ class CellOutput(nn.Module):
 
 
 def classifier(lattice: Lattice) -> nn.Conv2d:
-    """The last convolution, to one logit for each class."""
-    return _conv(lattice.row_width(HEAD), lattice.classes, lattice.frame.classifier_kernel)
+    """The last convolution, to one logit for each class, its bias 0."""
+    full, kernel = lattice.row_width(HEAD), lattice.frame.classifier_kernel
+    if not lattice.frame.classifier_bias:
+        return _conv(full, lattice.classes, kernel)
+    convolution = nn.Conv2d(full, lattice.classes, kernel, padding=kernel // 2)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return convolution
 
 
 def upsample(x: Tensor) -> Tensor:

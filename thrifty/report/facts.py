@@ -9,9 +9,11 @@ from typing import Any
 
 from thrifty.config import Study
 from thrifty.errors import ThriftyError, one_line
+from thrifty.ledger import dropped_searches
 from thrifty.metrics import present_classes
 from thrifty.results import Run, Trial, read_json, read_jsonl
 from thrifty.space.genotype import Genotype, load
+from thrifty.statistics.blocks import search_blocks
 
 NETWORK_KEYS = (
     "name", "kind", "budget", "parameters", "macs", "seeds", "dice", "iou", "hd95", "dice_per_class", "dice_volume",
@@ -51,8 +53,8 @@ class Selection:
 
 @dataclass(frozen=True)
 class Facts:
-    """`scores`: Dice of every network by patient. `epochs`: for (budget, width, levels, epochs) the epochs of every seed.
-
+    """`scores`: Dice of every network by patient. `epochs`: for (budget, width, levels, epochs) the epochs of every seed that
+    counts. `running`: searches that have begun and are neither finished nor stopped early; those that were are `dropped`.
     `counted`: the classes that means are taken of, None where nothing is evaluated yet.
     """
 
@@ -61,6 +63,7 @@ class Facts:
     summary: dict[str, Any] | None
     searches: tuple[Row, ...]
     running: int
+    dropped: tuple[Row, ...]
     epochs: Mapping[Setting, Mapping[str, list[dict[str, Any]]]]
     selection: Selection | None
     genotypes: Mapping[int, Genotype]
@@ -86,8 +89,11 @@ def gather(study: Study, run: Run) -> Facts:
     results = [read_json(trial.result) for trial in finished]
     for trial, row in zip(finished, results, strict=True):
         _need(row, SEARCH_KEYS, str(trial.result))
+    counted = search_blocks(study, run).seeds
     epochs: dict[Setting, dict[str, list[dict[str, Any]]]] = {}
     for trial, row in zip(finished, results, strict=True):
+        if row["seed"] not in counted:
+            continue
         setting = (row["budget"], row["width"], row["levels"], row["epochs"])
         epochs.setdefault(setting, {})[f"seed {row['seed']}"] = read_jsonl(trial.record)
     rows = _per_case(run)
@@ -96,12 +102,13 @@ def gather(study: Study, run: Run) -> Facts:
         run=run,
         summary=summary,
         searches=tuple(summary["searches"] if summary else results),
-        running=sum(trial.record.is_file() and not trial.done for trial in trials),
+        running=sum(trial.record.is_file() and trial.state not in ("done", "dropped") for trial in trials),
+        dropped=tuple(dropped_searches(run)),
         epochs={setting: epochs[setting] for setting in sorted(epochs)},
         selection=_selection(run),
         genotypes={budget: load(path, study.allow_code) for budget, path in run.genotypes().items()},
         counted=_counted(rows) if rows else None,
-        scores=patient_scores(rows),
+        scores=patient_scores(_of_blocks(rows, summary)),
         examples=tuple(_examples(run)),
         environment=read_json(run.environment) if run.environment.is_file() else None,
         cost=summary["cost"] if summary else (read_json(run.ledger).get("cost", {}) if run.ledger.is_file() else {}),
@@ -185,6 +192,15 @@ def _counted(rows: Sequence[Row]) -> frozenset[int]:
         return present_classes(rows)
     except (KeyError, TypeError, ValueError) as error:
         raise ThriftyError(f"per_case.csv needs numbers as class and truth_pixels: {one_line(repr(error))}") from None
+
+
+def _of_blocks(rows: list[dict[str, str]], summary: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Of each network the rows of the seeds that count, as the summary has them; all rows of one that has none of them."""
+    if not summary or "blocks" not in summary:
+        return rows
+    seeds = {str(seed) for seed in summary["blocks"]["retrain"]["seeds"]}
+    having = {row.get("network") for row in rows if row.get("seed") in seeds}
+    return [row for row in rows if row.get("seed") in seeds or row.get("network") not in having]
 
 
 def patient_scores(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from thrifty.report.facts import Facts, Row
 from thrifty.report.false_positives import false_positive_section
 from thrifty.report.pictures import Pictures
 from thrifty.report.repeat import repeat_section
+from thrifty.report.robustness import robustness_section, taken_in_row
 from thrifty.report.selection import selection_section
 from thrifty.report.sentences import three_sentences
 from thrifty.report.statistics import stability_section, statistics_section
@@ -55,6 +56,7 @@ def report_text(facts: Facts, comparisons: Sequence[Comparison], pictures: Mappi
         *_searches(facts, pictures["searches"]),
         *selection_section(facts.selection, pictures["selection"]),
         *_cases(facts, pictures["cases"]),
+        *robustness_section(summary.get("robustness"), pictures["robustness"]),
         *_cost(facts.cost),
         *_data(facts),
         *_settings(facts),
@@ -69,6 +71,7 @@ def _networks(facts: Facts, pictures: Pictures) -> list[str]:
     labels = list(dict.fromkeys(label for network in facts.networks for label in network["dice_per_class"]))
     columns = [*COMMON_COLUMNS, *(f"Dice {plain_text(label)}" for label in labels), *LAST_COLUMNS]
     rows = [_network_row(network, labels) for network in facts.networks]
+    rows += taken_in_row((facts.summary or {}).get("robustness"), columns)
     return ["## Networks", *images(pictures), table(columns, rows), NETWORKS_NOTE, *_still_missing(facts)]
 
 
@@ -101,6 +104,9 @@ def _still_missing(facts: Facts) -> list[str]:
     missing = (facts.summary or {}).get("missing", [])
     if missing:
         lines.append(f"Trainings that had not finished and are not in the table: {plain_text(', '.join(missing))}.")
+    failed = [f"{row['stage']} {row['trial']} ({row['reason']})" for row in (facts.summary or {}).get("failed", [])]
+    if failed:
+        lines.append(f"Trials that failed: {plain_text('; '.join(failed))}.")
     noted = (facts.summary or {}).get("notes", [])
     return [*lines, *(["\n".join(f"- {plain_text(note)}." for note in noted)] if noted else [])]
 
@@ -149,6 +155,8 @@ def _searches(facts: Facts, pictures: Pictures) -> list[str]:
         )
     else:
         lines.append("No search has finished yet; `thrifty search` comes before this table.")
+    if facts.dropped:
+        lines.append("\n".join(["Stopped early:\n", *(f"- {row['trial']}: {row['reason']}." for row in facts.dropped)]))
     if facts.running:
         lines.append(f"Searches that have started and not finished: {facts.running}.")
     return [*lines, *(images(pictures) or ["There are no records of epochs to draw."])]

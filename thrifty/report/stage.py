@@ -7,6 +7,7 @@ from thrifty.report import pictures
 from thrifty.report.facts import gather
 from thrifty.report.markdown import report_text
 from thrifty.report.page import page
+from thrifty.report.robustness import robustness_pictures
 from thrifty.report.verdict import compare
 from thrifty.results import Run, write_text
 
@@ -25,6 +26,7 @@ def run_stage(study: Study, run: Run) -> None:
         "selection": pictures.selection(facts, folder),
         "genotypes": pictures.genotypes(facts, folder),
         "cases": pictures.cases(facts, folder),
+        "robustness": robustness_pictures((facts.summary or {}).get("robustness"), folder),
     }
     text = report_text(facts, compare(facts.networks, facts.scores), drawn)
     whole = page(text, [name for found in drawn.values() for name, _ in found], folder)

@@ -15,6 +15,7 @@ from thrifty.inference import inherited_dice
 from thrifty.losses import loss_for
 from thrifty.nets.supernet import HardNetwork
 from thrifty.nets.supernet_file import save_supernet
+from thrifty.prior import begin_at_frequencies
 from thrifty.results import Trial, read_run, write_json
 from thrifty.search.measures import COLLAPSED, SearchData, parameter_free_share
 from thrifty.search.setting import Setting
@@ -31,10 +32,11 @@ SCHEMA = 1
 def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None:
     """One differentiable search, resumed from its checkpoint where there is one. It sees neither selection nor test cases.
 
-    Writes the supernet's weights, the learnt distribution, the decoded genotype, epochs.jsonl and, last, result.json.
+    Writes the supernet's weights, the learnt distribution, the decoded genotype, epochs.jsonl and, last, result.json. Up to a
+    rung (`until`) it writes checkpoint and epochs.jsonl only; called again it goes on as if it had never stopped.
 
     Args:
-        arguments: run (folder), setting (of thrifty.search.setting), seed, cpus, gpus, device.
+        arguments: run (folder), setting (of thrifty.search.setting), seed, cpus, gpus, device, and maybe until (epochs).
         trial: where to write.
         report: is given each epoch's record.
     """
@@ -44,7 +46,9 @@ def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> Non
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
     search = make_search(study, space, prepared, setting, arguments["seed"], device)
-    record = run_epochs(search, setting.epochs, trial, report)
+    record = run_epochs(search, arguments.get("until", setting.epochs), trial, report)
+    if len(record) < setting.epochs:
+        return
     decoded = search.decode()
     dice = architecture_dice(study, prepared, search, decoded)
     store = prepared.store
@@ -82,7 +86,9 @@ def make_search(
         loss_for(study.loss, store, store.indices(splits.training)),
     )
     costs = Costs(space, setting.width, setting.levels, store.channels, store.classes, depth=study.search.depth)
-    return DifferentiableSearch(costs, setting, study.search, data, device, seed)
+    search = DifferentiableSearch(costs, setting, study.search, data, device, seed)
+    begin_at_frequencies(search.supernet, study.loss, store, store.indices(splits.training))
+    return search
 
 
 def architecture_dice(study: Study, prepared: Prepared, search: DifferentiableSearch, decoded: Decoded) -> float:

@@ -85,7 +85,8 @@ class Lattice:
         stem0 = Weights(frame.stem_kernel**2 * self.channels * full, norm=2 * full)
         block = conv_params(frame.stem_block, full, first) + conv_params(frame.stem_block, first, first)
         skip = 0 if full == first else full * first
-        classifier = Weights(frame.classifier_kernel**2 * full * self.classes)
+        bias = self.classes if frame.classifier_bias else 0
+        classifier = Weights(frame.classifier_kernel**2 * full * self.classes, added=bias)
         return self._cost(stem0, HEAD) + self._cost(Weights(block + skip, norm=4 * first), 0) + self._cost(classifier, HEAD)
 
     def down_cost(self, row: int) -> int:

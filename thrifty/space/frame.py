@@ -20,6 +20,7 @@ class Frame:
     input_conv: str = "conv_1"  # from the kept nodes of a row to the width, in up cells
     output_conv: str = "conv_1"  # from the inner nodes to the width, in all cells
     classifier_kernel: int = 3
+    classifier_bias: bool = False
     row_factors: tuple[float, ...] = ()  # width of the full resolution, row 0, row 1, ... over the width; () is all 1
 
     def __post_init__(self) -> None:
@@ -45,7 +46,9 @@ class Frame:
         return partial == 1 or (len(set(widths)) == 1 and widths[0] % partial == 0)
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "row_factors": list(self.row_factors)}
+        """Without `classifier_bias` where there is none: genotypes of before there was the choice keep their hash."""
+        values = {**asdict(self), "row_factors": list(self.row_factors)}
+        return values if self.classifier_bias else {key: v for key, v in values.items() if key != "classifier_bias"}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Frame:

@@ -34,9 +34,10 @@ class Weights:
     per_input_pixel: int = 0  # of a transposed convolution to twice the size: at every pixel of its input
     per_image: int = 0  # of squeeze-excite: one value of each channel
     norm: int = 0  # of norms, which are no multiply-accumulates
+    added: int = 0  # a bias: no multiply-accumulate either
 
     def params(self) -> int:
-        return self.per_pixel + self.per_input_pixel + self.per_image + self.norm
+        return self.per_pixel + self.per_input_pixel + self.per_image + self.norm + self.added
 
     def macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of one image, as torch.utils.flop_counter counts them (convolutions and matrix products

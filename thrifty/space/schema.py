@@ -51,6 +51,7 @@ class FrameKeys(Section):
     input_conv: Conv = "conv_1"
     output_conv: Conv = "conv_1"
     classifier_kernel: Kernel = 3
+    classifier_bias: bool = False
     row_factors: tuple[Annotated[float, Field(gt=0)], ...] = ()
 
 

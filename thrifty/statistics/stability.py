@@ -18,21 +18,26 @@ from thrifty.space.sample import random_genotype
 from thrifty.space.schema import run_space
 from thrifty.statistics.agreement import MEASURES, against_chance, agreement, by_chance
 from thrifty.statistics.bands import CURVES, band
+from thrifty.statistics.blocks import SETTING, Blocks
 from thrifty.statistics.consensus import consensus
 
 FILLS = 0.85  # random genotypes are as large as the found ones, or smaller by up to this factor
 POOL = 60  # random genotypes that the sets are drawn from
-SETTING = ("budget", "width", "levels", "epochs")
 Row = Mapping[str, Any]
 
 
-def stability(study: Study, run: Run) -> dict[str, Any]:
-    results = [row for row in trial_results(run, "search") if run.search_trial(row["trial"]).genotype.is_file()]
+def stability(study: Study, run: Run, search: Blocks, retrain: Blocks) -> dict[str, Any]:
+    """
+    Args:
+        search, retrain: the seeds that count (`thrifty.statistics.blocks`).
+    """
+    there = [row for row in trial_results(run, "search") if run.search_trial(row["trial"]).genotype.is_file()]
+    results = [row for row in there if row["seed"] in search.seeds]
     settings = sorted({tuple(row[key] for key in SETTING) for row in results})
     groups = [[row for row in results if tuple(row[key] for key in SETTING) == setting] for setting in settings]
     return {
         "settings": [_setting(study, run, rows) for rows in groups],
-        "rank_correlation": rank_correlations(run, study.allow_code),
+        "rank_correlation": rank_correlations(run, retrain, study.allow_code),
     }
 
 
@@ -88,11 +93,12 @@ def _consensus(study: Study, run: Run, rows: Sequence[Row], genotypes: Sequence[
     return {"parameters": found.parameters, "hash": own, "trials": by, "genotype": to_json(found.genotype)}
 
 
-def rank_correlations(run: Run, allow_code: bool = False) -> list[dict[str, Any]]:
+def rank_correlations(run: Run, blocks: Blocks, allow_code: bool = False) -> list[dict[str, Any]]:
     """Kendall's tau between what supernets and trainings said of the same networks.
 
     For each budget: inherited scores of the finalists against their Dice after a short training. Over all budgets: inherited
-    scores of retrained networks that were candidates against their Dice on the selection cases. Both need three networks.
+    scores of retrained networks that were candidates against their Dice on the selection cases, over the seeds that count. Both
+    need three networks.
     """
     pareto = read_json(run.pareto) if run.pareto.is_file() else {}
     rows = []
@@ -100,17 +106,18 @@ def rank_correlations(run: Run, allow_code: bool = False) -> list[dict[str, Any]
         pairs = [(row["score"], fmean(row["short_dice"])) for row in finalists if row.get("short_dice")]
         rows.append({"budget": int(budget), "against": "short training", **tau(pairs)})
     if run.networks.is_file():
-        rows.append({"budget": None, "against": "retraining", **tau(_retrained(run, allow_code))})
+        rows.append({"budget": None, "against": "retraining", **tau(_retrained(run, blocks, allow_code))})
     return rows
 
 
-def _retrained(run: Run, allow_code: bool) -> list[tuple[float, float]]:
+def _retrained(run: Run, blocks: Blocks, allow_code: bool) -> list[tuple[float, float]]:
     scores: dict[str, float] = {}
     for row in read_jsonl(run.evaluations):
         scores[row["hash"]] = max(row["score"], scores.get(row["hash"], -np.inf))
     dice: dict[str, list[float]] = {}
     for row in trial_results(run, "retrain"):
-        dice.setdefault(row["network"], []).append(row["dice"])
+        if row["seed"] in blocks.seeds:
+            dice.setdefault(row["network"], []).append(row["dice"])
     listed = (one for one in read_json(run.networks)["networks"] if one["genotype"] is not None)
     hashes = {one["name"]: genotype_hash(from_json(one["genotype"], allow_code)) for one in listed}
     return [(scores[hashes[name]], fmean(values)) for name, values in dice.items() if hashes.get(name) in scores]

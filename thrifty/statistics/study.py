@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from thrifty.ledger import trial_results
+from thrifty.ledger import dropped_searches, trial_results
 from thrifty.results import Run
 from thrifty.statistics.luck import draws_of_equal_cost, luck
 from thrifty.statistics.paired import paired_tests
@@ -75,9 +75,10 @@ def luck_row(run: Run, found: str, dice: Mapping[str, Row]) -> dict[str, Any]:
 def cost_of(run: Run, budget: int, random: Sequence[str]) -> tuple[float, float, str]:
     """(hours of searching and selecting for a budget, hours to train one random genotype once, CPU or GPU).
 
-    The selection works for all budgets together: each is charged an equal part. Hours are those that led to results.
+    The selection works for all budgets together: each is charged an equal part. Hours are those that led to results, and those of
+    searches that were stopped early.
     """
-    searches, selection = trial_results(run, "search"), trial_results(run, "select")
+    searches, selection = [*trial_results(run, "search"), *dropped_searches(run)], trial_results(run, "select")
     trainings = [row for row in trial_results(run, "retrain") if row.get("network") in random]
     key = "gpus" if any(row.get("gpus") for row in [*searches, *trainings]) else "cpus"
     budgets = len({row.get("budget") for row in searches}) or 1
