@@ -39,7 +39,7 @@ from thrifty.nets.derived import DerivedNetwork
 from thrifty.nets.inherit import inherit
 from thrifty.nets.ops import build_op
 from thrifty.nets.supernet import Supernet
-from thrifty.report.verdict import compare, verdict_text
+from thrifty.report.verdict import budget_sentences, compare
 from thrifty.results import Run, read_json
 from thrifty.search import stage
 from thrifty.search.measures import batch_dice
@@ -270,7 +270,7 @@ def test_a_single_seed_is_said() -> None:
         ]
         patients = {f"p{k}": 0.7 + 0.001 * k for k in range(12)}
         scores = {"found_9000": {p: v + 0.1 for p, v in patients.items()}, "scaled_unet_9000": patients}
-        return verdict_text(networks, compare(networks, scores))
+        return " ".join(budget_sentences(networks, compare(networks, scores)))
 
     assert "the luck of a single seed is not known" in said(1)
     assert "better" in said(3) and "luck" not in said(3)
