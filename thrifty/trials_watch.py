@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from thrifty.console import Board
+from thrifty.copies import refreshed
 from thrifty.errors import ThriftyError, last_line
 from thrifty.manifest import Manifest
 from thrifty.results import Trial
@@ -45,11 +46,13 @@ class Watch:
             self.shown.progress(name, row)
 
     def retry(self, name: str) -> None:
+        refreshed(self.trials[name].folder)
         reason = _reason_in(self.trials[name])
         self.manifest.set(name, "waiting", reason)
         self.shown.retry(name, reason)
 
     def end(self, name: str) -> None:
+        refreshed(self.trials[name].folder)
         if not self.trials[name].done:
             self.fail(name, self.failed.get(name, "it ended without a result"))
             return
@@ -57,6 +60,7 @@ class Watch:
         self.shown.finish(name, self.manifest.seconds(name))
 
     def lose(self, name: str) -> None:
+        refreshed(self.trials[name].folder)
         self.fail(name, _reason_in(self.trials[name]))
 
     def fail(self, name: str, reason: str) -> None:
@@ -80,6 +84,8 @@ class Watch:
         """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""
         interrupted = self.over
         for name, trial in self.trials.items():
+            if not trial.done and name not in self.failed:
+                refreshed(trial.folder)
             if trial.done:
                 self.manifest.set(name, "done")
             elif name not in self.failed:
