@@ -101,9 +101,7 @@ def _run_opened(study: Study, root: Path, url: str | None, stages: list[str], st
         if stages[0] in PREPARING:
             prepare_and_validate(study, run)
         elif url is not None and run.splits.is_file():
-            from thrifty.data.prepare import prepare
-
-            prepare(study, run)  # the decoded data set is in no store
+            _decode_again(study, run, needed=stages != ["report"])
         if start is not None:
             from thrifty.start import keep_start
 
@@ -113,6 +111,18 @@ def _run_opened(study: Study, root: Path, url: str | None, stages: list[str], st
         importlib.import_module(STAGES[name]).run_stage(study, run)
     if run.report.is_file():
         print(f"report: {run.report}")
+
+
+def _decode_again(study: Study, run: Run, needed: bool) -> None:
+    """The decoded data set is in no store; a report alone does without it."""
+    from thrifty.data.prepare import prepare
+
+    try:
+        prepare(study, run)
+    except ThriftyError as error:
+        if needed:
+            raise
+        print(f"note: no pictures of cases, since the data set is not on this machine: {error}", flush=True)
 
 
 def _local(place: Path) -> Path:

@@ -161,7 +161,9 @@ def patiently(action: Callable[[], T], url: str, seconds: float, clock: Callable
     end, pause = clock() + seconds, FIRST_PAUSE
     while True:
         try:
-            return action()
+            value = action()
+            _said.discard(url)
+            return value
         except FileExistsError:
             raise
         except Exception as error:
@@ -172,11 +174,15 @@ def patiently(action: Callable[[], T], url: str, seconds: float, clock: Callable
             if clock() + pause > end:
                 reason = f"it has not answered for {seconds / 60:g} minutes ({_named(error)})"
                 raise ThriftyError(f"{url}: {reason}; see that it is there, then run the same command to go on") from None
-            if pause == FIRST_PAUSE:
+            if url not in _said:
+                _said.add(url)
                 wait = f"trying again for up to {seconds / 60:g} minutes"
                 print(f"{mask(url)} does not answer ({_named(error)}); {wait}", file=sys.stderr, flush=True)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+_said: set[str] = set()  # URLs that are away, of which it has been said
 
 
 def is_away(error: BaseException) -> bool:

@@ -57,6 +57,8 @@ class Lock:
             holder = self._holder()
             if holder is None:
                 continue
+            if holder.get("token") == self.own["token"]:  # written by a request whose answer was lost
+                break
             if not _is_dead(holder) and self._lives(holder):
                 raise ThriftyError(
                     f"{self.storage.url} is in use by {_named(holder)}: wait until it has ended, or give this study another name="
