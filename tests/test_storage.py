@@ -203,20 +203,23 @@ def test_weights_are_fetched_where_they_are_needed_and_refused_where_they_are_da
     assert here(machines("third").parent / "elsewhere") == machines("third").parent / "elsewhere"
 
 
-def study_at(folder: str, url: str, pause: float = 0.0) -> None:
-    """A driver in a process of its own: takes the lock, says so and waits for a line."""
-    with driving(Path(folder), url):
-        write_text(Path(folder) / "run.yaml", "x")
-        print("held", flush=True)
-        time.sleep(pause)
-        sys.stdin.readline()
+DRIVER = """
+import sys
+from pathlib import Path
+from thrifty.copies import driving
+from thrifty.results import write_text
+with driving(Path(sys.argv[1]), sys.argv[2]):
+    write_text(Path(sys.argv[1]) / "run.yaml", "x")
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
 
 def start_driver(folder: Path, url: str) -> subprocess.Popen[str]:
-    code = f"from test_storage import study_at; study_at({str(folder)!r}, {url!r})"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, env=environment, text=True)
+    """A driver in a process of its own."""
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", DRIVER, str(folder), url]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     return process
 
@@ -361,7 +364,7 @@ def client_error(code: str, status: int) -> Exception:
         (client_error("AccessDenied", 403), r"no permission \(the server says AccessDenied\); give these credentials the right"),
         (client_error("SignatureDoesNotMatch", 403), "no permission"),
         (client_error("XMinioStorageFull", 507), "is full .*: free some space, then run the same command"),
-        (client_error("QuotaExceeded", 403), "no permission .the server says QuotaExceeded"),
+        (client_error("QuotaExceeded", 403), "is full"),
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "is full"),
         (client_error("InvalidRequest", 400), "the server says InvalidRequest; see docs/cluster.md"),
     ],

@@ -215,14 +215,14 @@ def _explained(error: Exception, url: str) -> str:
     go_on = "then run the same command to go on"
     if isinstance(error, FileNotFoundError):
         return f"{url}: {_named(error)}; make that bucket, or set THRIFTY_RESULTS to another"
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or _status(error) == 507 or re.search(r"quota|storage.*full|no space", str(error), re.IGNORECASE):
+        return f"{url} is full ({_named(error)}): free some space, {go_on}"
     if isinstance(error, PermissionError) or _status(error) in (401, 403):
         return f"{url}: no permission ({_named(error)}); give these credentials the right to list, read, write and delete there"
     if any(NO_CREDENTIALS.search(kind.__name__) for kind in type(error).__mro__):
         variables = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3"
         return f"{url}: no credentials ({_named(error)}); give them by variables ({variables}) or by the role of the machine"
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or _status(error) == 507 or re.search(r"quota|storage.*full|no space", str(error), re.IGNORECASE):
-        return f"{url} is full ({_named(error)}): free some space, {go_on}"
     return f"{url}: {_named(error)}; see docs/cluster.md on storage, {go_on}"
 
 
