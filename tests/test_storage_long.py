@@ -28,11 +28,11 @@ STUDY: dict[str, Any] = {
     "name": "stored",
     "space": "tiny",
     "budgets": [3000],
-    "seeds": 2,
+    "seeds": 1,
     "data": {"patch": 32, "phantoms": {"cases": 16, "patients": 8, "size": 32}},
-    "search": {"epochs": 4, "steps": 2, "warmup": 1, "batch": 2},
-    "select": {"samples": 4, "recalibrate": 1, "finalists": 2},
-    "retrain": {"epochs": 4, "steps": 2, "batch": 2, "seeds": 1, "random": 1, "baselines": ["scaled_unet"]},
+    "search": {"epochs": 8, "steps": 2, "warmup": 1, "batch": 2},
+    "select": {"samples": 4, "recalibrate": 1, "finalists": 1},
+    "retrain": {"epochs": 8, "steps": 2, "batch": 2, "seeds": 1, "random": 0, "baselines": []},
     "resources": {"concurrent": 2, "device": "cpu"},
 }
 OF_TIME = ("trials.json", "ledger.json", "report.md", "env.json")  # hours, and what the machine is

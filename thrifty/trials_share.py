@@ -96,7 +96,7 @@ def put_data(folder: Path) -> tuple[Pieces, ...]:
     return _put[key]
 
 
-_put: dict[tuple[str, str, str], tuple[Pieces, ...]] = {}
+_put: dict[tuple[Any, ...], tuple[Pieces, ...]] = {}
 
 
 def _put_file(path: Path) -> Pieces:
