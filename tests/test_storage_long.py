@@ -52,7 +52,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(study: Path, results: str, cache: Path, **more: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "THRIFTY_RESULTS": results, "THRIFTY_CACHE": str(cache), "RAY_TMPDIR": "/tmp", **more}
+    paths = {"PYTHONPATH": str(TESTS.parent)}
+    environment = {**os.environ, **paths, "THRIFTY_RESULTS": results, "THRIFTY_CACHE": str(cache), "RAY_TMPDIR": "/tmp", **more}
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "thrifty", "run", str(study)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -128,6 +129,7 @@ def test_a_study_killed_here_and_gone_on_with_elsewhere_leaves_in_the_store_what
     assert "starts" not in again and of_store(url) == in_a_folder
 
 
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 NODE = """
 import signal, sys
 from ray._private.node import Node
@@ -150,8 +152,7 @@ def node(address: str, ip: str, folder: Path, cpus: int, hidden: Path | None = N
     command = [sys.executable, "-c", NODE, address, ip, str(folder), str(cpus)]
     if hidden is not None:
         command = ["unshare", "-m", "bash", "-c", f'mount -t tmpfs none {hidden} && exec "$@"', "node", *command]
-    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | loopback | variables
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | LOOPBACK | variables
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
@@ -179,7 +180,7 @@ def test_trials_on_a_machine_without_a_shared_disk(
     other = node(address, "127.0.0.2", folders[1], 2, hidden=ours, THRIFTY_CACHE=str(theirs))
     try:
         assert other.stdout is not None and other.stdout.readline().strip() == address
-        out = finished(start(study, base, ours, RAY_ADDRESS=address, RAY_AUTH_MODE="disabled"))
+        out = finished(start(study, base, ours, RAY_ADDRESS=address, **LOOPBACK))
     finally:
         end(other)
         end(head)

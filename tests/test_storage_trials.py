@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 from object_store import BUCKET, change, cut, flip, names, s3_server
 from small_study import BUDGET, small_study
+from toy_trials import count_trial
 
-from thrifty import copies, trials_share
-from thrifty.config import Study
+from thrifty import copies, trials, trials_share
+from thrifty.config import Resources, Study
 from thrifty.copies import attach
 from thrifty.data.prepare import open_prepared, prepare
+from thrifty.errors import ThriftyError
+from thrifty.model import weights_hash
 from thrifty.networks import planned_networks, write_networks
 from thrifty.results import Run, Trial, open_run, read_json, read_jsonl
-from thrifty.retrain import retrain_trial
+from thrifty.retrain import retrain_trial, trial_specs
 from thrifty.space.genotype import save
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import load_space, pin_space
 from thrifty.storage import working_copy
+from thrifty.trials import Spec, run_trials
 from thrifty.trials_share import Share, bring_data, put_data
 
 STUDY = small_study({"epochs": 5})
@@ -152,3 +156,43 @@ def test_the_data_reach_another_folder_by_the_object_store(tmp_path: Path, monke
     bring_data(data, other.data)
     assert open_prepared(other).store.fingerprint == ours.fingerprint
     assert {path.name for path in other.root.parent.iterdir()} == {"run", "data.lock"}
+
+
+@pytest.fixture
+def run_elsewhere(ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A run at a URL whose trials see another THRIFTY_CACHE than this driver, and so nothing of its folder."""
+    monkeypatch.setenv("THRIFTY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(trials_share, "has_other_machines", lambda: True)
+    url = f"file://{tmp_path}/store/run"
+    attach(working_copy(url), url)
+    yield Run(working_copy(url))
+
+
+def test_a_trial_works_in_a_copy_of_its_own_and_the_driver_finds_its_outcome(run_elsewhere: Run, tmp_path: Path) -> None:
+    study = small_study({"epochs": 5, "seeds": 1, "random": 0, "baselines": []})
+    run = begin(run_elsewhere.root, study)
+    run_trials("retrain", retrain_trial, trial_specs(study, run), study.resources, run)
+    trial = run.retrain_trial(f"found_{BUDGET}", 0)
+    assert trial.done and len(read_jsonl(trial.record)) == 5
+    assert not trial.weights.exists() and not trial.checkpoint.exists(), "nothing heavy comes here before it is needed"
+    assert weights_hash(trial) == read_json(trial.result)["weights_sha256"] and trial.weights.is_file()
+    assert {row["status"] for row in read_json(run.retrain / "trials.json")["trials"]} == {"done"}
+    stored = {
+        path.relative_to(tmp_path / "store" / "run").as_posix() for path in (tmp_path / "store").rglob("*") if path.is_file()
+    }
+    assert not [name for name in stored if name.endswith(".pt") or ".tune" in name or name.startswith("data")]
+    plain = Run(tmp_path / "plain" / "run")
+    begin(plain.root, study)
+    assert outcome(train(plain))[2:] == outcome(trial)[2:]
+
+
+def test_exceptions_are_counted_and_their_reasons_found_across_machines(
+    run_elsewhere: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "EXCEPTIONS", 1)
+    arguments = {"run": str(run_elsewhere.root), "seed": 3, "epochs": 4, "raise_at": 2}
+    spec = Spec("raises", Trial(run_elsewhere.root / "search" / "raises"), arguments, 4)
+    with pytest.raises(ThriftyError, match=r"^1 of 1 trials of search failed: raises: the loss is not a number;"):
+        run_trials("search", count_trial, [spec], Resources(max_failures=-1), run_elsewhere)
+    assert [row["attempts"] for row in read_json(run_elsewhere.search / "trials.json")["trials"]] == [2]
+    assert "ValueError" in spec.trial.error.read_text()
