@@ -184,6 +184,10 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert checkpoint.newest(other) == ({"epoch": 2}, [])
     other.drop_checkpoints()
     assert names(url) == set(), "a finished trial leaves no checkpoint objects"
+    filesystem().pipe_file(f"{url}/search/a/checkpoint.pt", b"left by a writer that was killed")
+    filesystem().pipe_file(f"{url}/search/a/notes.txt", b"of a user")
+    with driving(machines("third"), url):
+        assert names(url) == {"search/a/notes.txt", "driver.lock"}
 
 
 @pytest.mark.usefixtures("server")

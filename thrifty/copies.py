@@ -64,8 +64,6 @@ class Copy:
     def publish(self, path: Path, before: Path | None = None) -> None:
         """Copies a finished file into the store; the object that had its name is then called `before`, where that is given."""
         folder, name = self._place(path)
-        if self.lock is not None:
-            self.lock.check()
         data, files = path.read_bytes(), self._files(folder)
         new, old = Version.of(data), files.get(name, [])
         if old == [new] and before is None:
@@ -124,6 +122,9 @@ class Copy:
         there -= self._bring(wanted)
         if tidy:
             self._tidy(start, there)
+        for name in sizes.keys() - there if self.lock is not None else ():
+            if CHECKPOINTS.fullmatch(name.rpartition("/")[2]):  # left by a writer that was killed while it removed it
+                self.storage.delete(name)
 
     def look(self, skip: Skip) -> None:
         """Brings the working copy up to date to be read, unless a driver works on it here: then it is."""
@@ -196,6 +197,8 @@ class Copy:
         return self._known[folder]
 
     def _write_files(self, folder: str) -> None:
+        if self.lock is not None:
+            self.lock.check()
         files = self._known[folder]
         if not files:
             self.storage.delete(_join(folder, FILES))
