@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (some minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) $(TORCH_ARGS) torch
-	@$(PIP) --editable '.[dev,cluster,dicom,export,mlflow]'
+	@$(PIP) --editable '.[dev,cluster,storage,dicom,export,mlflow]'
 	@touch $@
 
 demo: $(READY)

@@ -37,8 +37,8 @@ def ray_local() -> Iterator[None]:
     from thrifty.trials_connect import LOCAL, LOGS, ray  # this ray has been imported in the right surroundings
 
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    workers = {"env_vars": {"PYTHONPATH": paths}}
     with tempfile.TemporaryDirectory(prefix="t_", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        workers = {"env_vars": {"PYTHONPATH": paths, "THRIFTY_CACHE": f"{folder}/cache"}}
         ray.init("local", num_cpus=2, num_gpus=0, runtime_env=workers, _temp_dir=folder, **LOGS, **LOCAL)
         yield
         ray.shutdown()

@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from thrifty.config import Retrain, Study, results_folder
+from thrifty.config import Retrain, Study, results_folder, results_url
 from thrifty.console import format_seconds
+from thrifty.copies import reading
 from thrifty.doctor import LITTLE_GIB, free_gib
 from thrifty.environment import gpus, usable_cores
 from thrifty.errors import ThriftyError
@@ -81,7 +82,8 @@ def examine(study: Study, timing: bool, earlier: Path | None = None) -> Iterator
     earlier_sd = None if earlier is None else spread_of(earlier)
     space = load_space(study.space, study.allow_code)
     root = results_folder(study.name)
-    check_run(root, study)
+    with reading(root, results_url(study.name)):
+        check_run(root, study)
     with tempfile.TemporaryDirectory(prefix="thrifty_check_") as folder:
         prepared = prepare(study, Run(Path(folder)))
         data = describe(study.data, prepared.store, prepared.splits)

@@ -95,20 +95,30 @@ def bearing(overrides: list[str] | None, max_failures: int | None) -> list[str]:
 
 def run_resolved(study: Study, stages: list[str], start: Path | None = None) -> Path:
     """Runs stages of a study; `start` is what `retrain` fine-tunes. Returns the run folder."""
-    from thrifty.config import results_folder
+    from thrifty.config import results_folder, results_url
+    from thrifty.copies import driving
+
+    root, url = results_folder(study.name), results_url(study.name)
+    with driving(root, url):
+        _run_opened(study, root, url, stages, start)
+    return root
+
+
+def _run_opened(study: Study, root: Path, url: str | None, stages: list[str], start: Path | None) -> None:
     from thrifty.shelf import opened
 
-    root = results_folder(study.name)
-    if stages[0] != "search" and start is None and not root.exists():
-        raise ThriftyError(f"there is no run folder {root} yet; `thrifty search` with the same study comes first")
+    if stages[0] != "search" and start is None and (not root.exists() or (url is not None and not any(root.iterdir()))):
+        raise ThriftyError(f"there is no run folder {url or root} yet; `thrifty search` with the same study comes first")
     with opened(study) as run:
-        print(mask(f"study {study.name} in {run.root}"), flush=True)
+        print(mask(f"study {study.name} in {run.root if url is None else f'{url}, working copy {run.root}'}"), flush=True)
         if stages[0] in PREPARING:
             prepare_and_validate(study, run)
+        elif url is not None and run.splits.is_file():
+            _decode_again(study, run, needed=stages != ["report"])
         if start is not None:
             from thrifty.start import keep_start
 
-            keep_start(run, start, study.allow_code)
+            keep_start(run, _local(start), study.allow_code)
     for number, name in enumerate(stages, start=1):
         print(f"{name} ({number} of {len(stages)})", flush=True)
         importlib.import_module(STAGES[name]).run_stage(study, run)
@@ -116,7 +126,29 @@ def run_resolved(study: Study, stages: list[str], start: Path | None = None) -> 
         print(f"report: {run.report}")
     if run.page.is_file():
         print(f"page: {run.page}")
-    return root
+
+
+def _decode_again(study: Study, run: Run, needed: bool) -> None:
+    """The decoded data set is in no store; a report alone does without it."""
+    from thrifty.data.prepare import prepare
+
+    try:
+        prepare(study, run)
+    except ThriftyError as error:
+        if needed:
+            raise
+        print(f"note: no pictures of cases, since the data set is not on this machine: {error}", flush=True)
+
+
+def _local(place: Path) -> Path:
+    """`place`, or what has been fetched from there where it is the URL of a part of a run folder."""
+    from thrifty.storage import is_url
+
+    if not is_url(place):
+        return place
+    from thrifty.copies import brought
+
+    return brought(place)
 
 
 def prepare_and_validate(study: Study, run: Run) -> None:
@@ -175,13 +207,15 @@ def select(
 
 
 def export_studies(study_name: str, overrides: list[str] | None, target: str) -> None:
-    from thrifty.config import results_folder
+    from thrifty.config import results_folder, results_url
+    from thrifty.copies import reading
     from thrifty.optuna_export import export
     from thrifty.results import Run
     from thrifty.shelf import resolve_study
 
     study = resolve_study(study_name, overrides or [])
-    names = export(Run(results_folder(study.name)), study.name, target)
+    with reading(root := results_folder(study.name), results_url(study.name)):
+        names = export(Run(root), study.name, target)
     print(f"Optuna's studies {', '.join(names)} are in the storage now; optuna-dashboard shows them")
 
 
@@ -291,6 +325,7 @@ def predict(
     """Label maps of images, in their geometry. Exit code 3 if some inputs were bad and the others are done."""
     from thrifty.predict import predict_files
 
+    model = _local(model)
     settings = {"flips": flips, "probabilities": probabilities, "uncertainty": uncertainty, "visible": visible}
     more = {"slice_axis": axis, "window": window, "overwrite": overwrite, "device": device, "allow_code": allow_code}
     found = predict_files(model, inputs, output, format=format, **settings, **more)
@@ -321,6 +356,7 @@ def show(
     from thrifty.shelf import show_genotype, text_of
 
     if Path(what).suffix == ".json":
+        what = str(_local(Path(what)))
         print(show_genotype(Path(what), svg, size, allow_code))
     elif svg is not None:
         raise ThriftyError(f"--svg draws a genotype file (.json), {what} is none")
@@ -358,6 +394,7 @@ def export(
     from thrifty.export.card import Told
     from thrifty.export.stage import export_model
 
+    model = _local(model)
     names = None if formats is None else [name.strip() for name in formats.split(",") if name.strip()]
     told = Told(license, modality, cpu_watts, gpu_watts)
     export_model(model, output, names, told, calibrate, probabilities, allow_code)

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from thrifty.errors import ThriftyError, mask, nearest, one_line
+from thrifty.storage import clean_url, is_url, working_copy
 
 SCHEMA = 1  # of run.yaml, and with it of all files of a run folder that have no version of their own
 LARGEST_SEED = 2**32 - 1  # of numpy, scikit-learn and Optuna
@@ -569,6 +570,18 @@ def data_folder(source: str) -> Path:
 
 def results_folder(name: str) -> Path:
     """The run folder of a study, below THRIFTY_RESULTS (./results by default; ~/thrifty_results in a Ray job, whose working
-    folder is a copy that Ray removes)."""
+    folder is a copy that Ray removes). Where that is a URL it is this machine's working copy."""
+    if (url := results_url(name)) is not None:
+        return working_copy(url)
     default = "~/thrifty_results" if "working_dir_files" in Path.cwd().parts else "results"
     return Path(os.environ.get("THRIFTY_RESULTS", default), name).expanduser().absolute()
+
+
+def results_url(name: str) -> str | None:
+    """The URL of a study's run folder where THRIFTY_RESULTS is one, as s3://bucket/prefix; None where it is a folder.
+
+    Raises:
+        ThriftyError: credentials in it, or no place for results.
+    """
+    place = os.environ.get("THRIFTY_RESULTS", "")
+    return clean_url(f"{clean_url(place)}/{name}") if is_url(place) else None

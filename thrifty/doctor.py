@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from thrifty.config import data_folder, results_folder
+from thrifty.config import data_folder, results_folder, results_url
 from thrifty.environment import gpus, usable_cores, versions
 from thrifty.errors import ThriftyError
+from thrifty.storage import Storage, clean_url, working_copy
 
 LITTLE_GIB = 2.0
 
@@ -19,7 +20,7 @@ def examine(try_ray: bool = False) -> Iterator[str]:
     yield "versions: " + ", ".join(f"{name} {version}" for name, version in versions().items())
     yield _processor()
     yield _graphics()
-    yield _disk(results_folder("."))
+    yield _disk(results_folder(".")) if results_url("x") is None else _store()
     yield _data(data_folder("."))
     address = os.environ.get("RAY_ADDRESS")
     yield f"ray: {f'the cluster at {address} (RAY_ADDRESS)' if address else 'started on this machine, on loopback, when needed'}"
@@ -59,6 +60,17 @@ def _disk(folder: Path) -> str:
     notes += ["that is little"] if free < LITTLE_GIB else []
     hint = f" ({', '.join(notes)}; set THRIFTY_RESULTS to another folder)" if notes else ""
     return f"results: {folder.parent if folder.name == '.' else folder}, {free:.1f} GiB free{hint}"
+
+
+def _store() -> str:
+    """Whether THRIFTY_RESULTS, a URL, answers; one try."""
+    place = clean_url(os.environ["THRIFTY_RESULTS"])
+    existing, free = free_gib(working_copy(f"{place}/x").parents[1])
+    try:
+        Storage(place, patience=0.0).sizes("nothing")
+    except ThriftyError as error:
+        return f"results: {error}"
+    return f"results: {place}, which answers; working copies in {existing}, {free:.1f} GiB free"
 
 
 def _data(folder: Path) -> str:

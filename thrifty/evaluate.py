@@ -25,7 +25,7 @@ from thrifty.ledger import ledger
 from thrifty.metrics import case_metrics, dice_of, iou_of, present_classes
 from thrifty.model import load_model, weights_hash
 from thrifty.networks import Key, read_networks, trial_arguments, trial_keys, trial_name
-from thrifty.results import Run, Trial, read_json, read_run, user_errors, write_json, write_text
+from thrifty.results import Run, Trial, read_json, read_run, remove, write_file, write_json, write_text
 from thrifty.robustness.study import More
 from thrifty.robustness.transfer import KIND as TRANSFER
 from thrifty.robustness.trial import KIND as ROBUSTNESS
@@ -86,7 +86,7 @@ def _write_tables(run: Run, more: More) -> None:
         if name in tables:
             write_csv(path, list(tables[name][0]), tables[name])
         else:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def finished(study: Study, run: Run, networks: Sequence[str]) -> tuple[list[Key], list[str]]:
@@ -102,7 +102,7 @@ def forget_stale(run: Run, keys: Sequence[Key]) -> None:
         measured = run.evaluate_trial(*key)
         weights = read_json(run.retrain_trial(*key).result).get("weights_sha256")
         if measured.done and read_json(measured.result).get("weights_sha256") != weights:
-            measured.result.unlink()
+            remove(measured.result)
 
 
 def trial_specs(study: Study, run: Run, keys: Sequence[Key]) -> list[Spec]:
@@ -234,7 +234,7 @@ def write_examples(study: Study, run: Run, prepared: Prepared, keys: Sequence[Ke
     before = read_json(run.examples) if run.examples.is_file() else []
     lacking = [row for row in listed if not _is_drawn(run, row, before)]
     if lacking:
-        run.examples.unlink(missing_ok=True)  # from here on it might name pictures of other weights
+        remove(run.examples)  # from here on it might name pictures of other weights
     for key in first.values():
         cases = [row["case"] for row in lacking if row["network"] == key[0]]
         if cases:
@@ -242,7 +242,7 @@ def write_examples(study: Study, run: Run, prepared: Prepared, keys: Sequence[Ke
     files = {row["file"] for row in listed}
     for picture in run.example("any", "any").parents[1].glob("*/*.png"):
         if picture.relative_to(run.root).as_posix() not in files:
-            picture.unlink()
+            remove(picture)
     write_json(run.examples, listed)
 
 
@@ -269,13 +269,8 @@ def _draw_examples(study: Study, run: Run, prepared: Prepared, key: Key, cases: 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:
     """A PNG of (H, W) uint8, whole or absent."""
-    from skimage.io import imsave
+    from PIL import Image
 
-    part = path.with_name(f".{path.stem}.part.png")
-    with user_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            imsave(part, labels, check_contrast=False)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    content = io.BytesIO()
+    Image.fromarray(labels).save(content, "PNG")
+    write_file(path, lambda file: file.write(content.getvalue()))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from thrifty.copies import published
 from thrifty.errors import ThriftyError
 from thrifty.results import Trial, read_jsonl, write_file
 
@@ -37,6 +38,7 @@ class Events:
                 self.clock += _seconds(row)
                 with self.trial.events.open("ab") as file:
                     file.write(_epoch(row, self.clock))
+                published(self.trial.events)
 
     def _take_up(self) -> None:
         rows = read_jsonl(self.trial.record)
@@ -49,6 +51,7 @@ class Events:
         if there and content.startswith(there):  # the last event may be torn
             with path.open("ab") as file:
                 file.write(content[len(there) :])
+            published(path)
         else:
             write_file(path, lambda file: file.write(content))
         self.clock = end

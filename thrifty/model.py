@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thrifty import __version__
 from thrifty.config import Evaluate
+from thrifty.copies import here
 from thrifty.data.normalise import Normalisation
 from thrifty.errors import ThriftyError, one_line
 from thrifty.nets.build import NetworkSpec, build_network
@@ -69,7 +70,7 @@ def save_model(trial: Trial, model: Model, weights: dict[str, Tensor]) -> None:
 
 def weights_hash(trial: Trial) -> str:
     """SHA-256 of the weights on disk: tells whether an evaluation is of these weights."""
-    return hashlib.sha256(trial.weights.read_bytes()).hexdigest()
+    return hashlib.sha256(here(trial.weights).read_bytes()).hexdigest()
 
 
 def load_model(trial: Trial, device: torch.device, allow_code: bool = False) -> tuple[nn.Module, Model]:
@@ -81,7 +82,7 @@ def load_model(trial: Trial, device: torch.device, allow_code: bool = False) -> 
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    value = read_json(trial.model)
+    value = read_json(here(trial.model))
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ThriftyError(f"{trial.model} is no model of schema version {SCHEMA}")
     try:
@@ -92,7 +93,7 @@ def load_model(trial: Trial, device: torch.device, allow_code: bool = False) -> 
     except ThriftyError as error:
         raise ThriftyError(f"{trial.model}: {error}") from None
     try:
-        network.load_state_dict(load_file(trial.weights))
+        network.load_state_dict(load_file(here(trial.weights)))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ThriftyError(
             f"{trial.weights} does not hold the weights of '{model.network.name}': {one_line(error)[:200]}"

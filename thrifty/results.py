@@ -1,7 +1,8 @@
 """The run folder: every file name, atomic writes, and what is done already.
 
 Stages meet in these files and nowhere else. A file that exists is whole: everything is written beside its place and renamed.
-The record of the selection alone grows line by line.
+The record of the selection alone grows line by line. Where results are kept at a URL every finished file is published there
+(`thrifty.copies`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import IO, Any, TypeVar
 
 import yaml
 
-from thrifty import growth
+from thrifty import copies, growth
 from thrifty.config import SCHEMA, Keep, Study, read_study, read_values
 from thrifty.errors import ThriftyError, one_line
 
@@ -296,9 +297,9 @@ class Trial:
 
     def drop_checkpoints(self) -> None:
         """Removes what a finished trial is not to keep."""
-        self.checkpoint_before.unlink(missing_ok=True)
+        remove(self.checkpoint_before)
         if self.keep == "best":
-            self.checkpoint.unlink(missing_ok=True)
+            remove(self.checkpoint)
 
 
 def plain(name: str) -> str:
@@ -320,6 +321,9 @@ def open_run(root: Path, study: Study) -> Run:
     """
     check_run(root, study)
     run = Run(root)
+    if not run.study.is_file():
+        for path in run.genotypes().values():  # put there by hand
+            copies.published(path)
     if not run.study.is_file() or growth_of(root, study):
         resolved = _as_begun(run.study, study.model_dump(mode="json"))
         write_text(run.study, yaml.safe_dump({"schema": SCHEMA, **resolved}, sort_keys=False))
@@ -412,6 +416,7 @@ def write_file(path: Path, fill: Callable[[IO[bytes]], object], before: Path | N
     """
     with user_errors(path):
         patiently(lambda: _write_once(path, fill, before))
+    copies.published(path, before)
 
 
 def patiently(action: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> T:
@@ -488,6 +493,13 @@ def append_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
+    copies.published(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file of a run folder, if it is there, in the store too where the folder has one."""
+    path.unlink(missing_ok=True)
+    copies.removed(path)
 
 
 def drop_torn_line(path: Path) -> None:

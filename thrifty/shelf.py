@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from thrifty.config import Study, read_study, read_yaml, results_folder
 from thrifty.errors import ThriftyError, nearest, one_line
-from thrifty.results import Run, check_run, growth_of, open_run, write_text
+from thrifty.results import Run, check_run, growth_of, open_run, remove, write_text
 
 if TYPE_CHECKING:
     from thrifty.space.genotype import Genotype
@@ -98,7 +98,7 @@ def _grown(root: Path, study: Study) -> Iterator[Run]:
 def _take_back(run: Run, made: Iterable[Path]) -> None:
     """Removes what is written before the first trial, then the folders of `made`, deepest first, as far as they are empty."""
     for path in (run.study, run.space, run.environment, run.splits):
-        path.unlink(missing_ok=True)
+        remove(path)
     shutil.rmtree(run.data, ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty: someone else uses it
         for folder in made:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thrifty.config import Study
+from thrifty.copies import here
 from thrifty.data.prepare import open_prepared
 from thrifty.nets.build import build_network, genotype_spec
 from thrifty.prior import begin_at_frequencies
@@ -107,7 +108,7 @@ def short_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> None
     """
     study, run = read_run(Path(arguments["run"]))
     short, prepared = shortened(study, arguments["round"]), open_prepared(run)
-    spec = genotype_spec(arguments["network"], load(run.short_genotype(arguments["network"]), study.allow_code), None)
+    spec = genotype_spec(arguments["network"], load(here(run.short_genotype(arguments["network"])), study.allow_code), None)
     device = choose_device(arguments["device"])
     seed = SEED + arguments["seed"] + NEXT_ROUND * arguments["round"]
     seed_everything(seed, threads_for(arguments["cpus"]))

@@ -26,6 +26,7 @@ import thrifty.surroundings  # noqa: F401  before ray
 from thrifty.config import read_study
 from thrifty.errors import CREDENTIALS, ThriftyError, last_line, mask, one_line
 from thrifty.shelf import find_study
+from thrifty.storage import is_url
 
 EXCLUDES = ["/data", "/results", "*.egg-info", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints", "node_modules"]
 LIMIT_BYTES = 100 * 2**20  # of the job server: a larger request is answered by HTTP 413
@@ -114,6 +115,8 @@ def _excludes(root: Path) -> list[str]:
     """EXCLUDES, and the folders of data and results of this machine where they lie in the working folder under other names."""
     found = list(EXCLUDES)
     for variable in ("THRIFTY_DATA", "THRIFTY_RESULTS"):
+        if is_url(os.environ.get(variable, "")):
+            continue
         place = Path(os.environ.get(variable, root)).expanduser().absolute()
         if place != root and place.is_relative_to(root):
             found.append("/" + re.sub(r"([\\*?!#\[\] ])", r"\\\1", place.relative_to(root).as_posix()))

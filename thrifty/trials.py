@@ -17,6 +17,7 @@ from typing import Any
 
 from thrifty.config import Resources
 from thrifty.console import board
+from thrifty.copies import forgotten
 from thrifty.environment import versions_that_must_agree
 from thrifty.errors import ThriftyError, last_line
 from thrifty.failures import bear
@@ -25,6 +26,7 @@ from thrifty.progress import best_before, budgets_of
 from thrifty.results import Run, Trial, user_errors
 from thrifty.trials_connect import connect, machines, ray, tune
 from thrifty.trials_limits import GO_ON, Limits
+from thrifty.trials_share import Share, share_of
 from thrifty.trials_signals import stop_signals
 from thrifty.trials_trackers import check_trackers, trackers_of
 from thrifty.trials_watch import Stop, Tell, Watch, number_of
@@ -116,13 +118,14 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
     # max_calls: by default a worker with a GPU ends after one task, and with it all that it has loaded.
     remote = ray.remote(**needs, max_retries=resources.max_failures, max_calls=0)(_all)
     versions = versions_that_must_agree()
+    share = share_of(Path(items[0]["run"])) if "run" in items[0] else None
     limit, refs, waiting = resources.concurrent or 2 * places, [], []
     try:
         for part in parts_of(items, PARTS * places):
             if len(waiting) >= limit:
                 ready, waiting = ray.wait(waiting)
                 ray.get(ready)
-            refs.append(remote.remote(function, part, versions))
+            refs.append(remote.remote(function, part, versions, share))
             waiting.append(refs[-1])
         return [value for found in ray.get(refs) for value in found]
     except ray.exceptions.RayTaskError as error:
@@ -134,9 +137,14 @@ def map_batches(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[
         raise ThriftyError(f"a worker died (killed, or out of memory), {tried}; {GO_ON}") from None
 
 
-def _all(function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]], versions: dict[str, str]) -> list[Any]:
+def _all(
+    function: Callable[[dict[str, Any]], Any], items: Sequence[dict[str, Any]], versions: dict[str, str], share: Share | None
+) -> list[Any]:
     check_versions(versions)
-    return [function(item) for item in items]
+    if share is None:
+        return [function(item) for item in items]
+    share.bring()
+    return [function(share.moved(item)) for item in items]
 
 
 def parts_of(items: Sequence[Any], number: int) -> list[Sequence[Any]]:
@@ -168,9 +176,11 @@ def _places(resources: Resources) -> int:
 
 
 def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Run, watch: Watch) -> None:
-    """One Tune trial for each spec. Tune's own tree is scratch: it lies in the run folder since all machines see that."""
+    """One Tune trial for each spec. Tune's own tree is scratch: it lies in the run folder since all machines see that. Where they
+    do not, Tune writes it here alone: workers need it for Tune's checkpoints, and trials have none of those."""
     scratch = run.root / watch.manifest.stage / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
+    forgotten(scratch)
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     try:
@@ -185,6 +195,7 @@ def _fit(function: Function, todo: Sequence[Spec], resources: Resources, run: Ru
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
         shutil.rmtree(scratch, ignore_errors=True)
+        forgotten(scratch)
 
 
 def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scratch: Path, watch: Watch) -> tune.Tuner:
@@ -193,14 +204,17 @@ def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scrat
     shared |= {"tensorboard": resources.tensorboard}
     items = [
         {"name": s.name, "folder": str(s.trial.folder), "arguments": s.arguments, **shared}
-        | {"raised": str(scratch / f"raised_{place}"), "overtime": str(scratch / f"overtime_{place}")}
+        | {"raised": str(scratch / f"of_{place}" / "raised"), "overtime": str(scratch / f"of_{place}" / "overtime")}
         | {"trial_hours": resources.trial_hours, "seconds_left": _seconds_left(resources, watch.manifest.seconds(s.name))}
         for place, s in enumerate(todo)
     ]
     needs = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     number = number_of(watch)
+    trainable, share = make_trainable(function), share_of(watch.manifest.run.root)
+    if share is not None:
+        trainable = tune.with_parameters(trainable, share=share)
     return tune.Tuner(
-        tune.with_resources(make_trainable(function), needs),
+        tune.with_resources(trainable, needs),
         param_space={"item": tune.grid_search(items)},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=resources.concurrent, reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from thrifty.console import Board
+from thrifty.copies import refreshed
 from thrifty.errors import ThriftyError, last_line
 from thrifty.manifest import Manifest
 from thrifty.progress import dice_of
@@ -63,11 +64,13 @@ class Watch:
             self.trackers.result(name, row)
 
     def retry(self, name: str) -> None:
+        refreshed(self.trials[name].folder)
         reason = self._reason(name)
         self.manifest.set(name, "waiting", reason)
         self.shown.retry(name, reason)
 
     def end(self, name: str) -> None:
+        refreshed(self.trials[name].folder)
         if not self.trials[name].settled:
             self.fail(name, self.failed.get(name, "it ended without a result"))
             return
@@ -76,6 +79,7 @@ class Watch:
         self.trackers.end(name, failed=False)
 
     def lose(self, name: str) -> None:
+        refreshed(self.trials[name].folder)
         self.fail(name, self._reason(name))
 
     def fail(self, name: str, reason: str) -> None:
@@ -107,6 +111,8 @@ class Watch:
             self.shown.say(line)
         interrupted = self.over
         for name, trial in self.trials.items():
+            if not trial.settled and name not in self.failed:
+                refreshed(trial.folder)
             if trial.settled:
                 self.manifest.set(name, trial.state)
             elif name not in self.failed:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from thrifty.console import METRICS
+from thrifty.copies import published
 from thrifty.environment import versions_that_must_agree
 from thrifty.errors import ThriftyError, last_line, mask
 from thrifty.events import Events
-from thrifty.results import Trial, user_errors
+from thrifty.results import Trial, make_folder, remove, user_errors
 from thrifty.trials_connect import ray, tune
+from thrifty.trials_share import Share
 
 NODE = "node_id"  # what the first report of an attempt holds
 Report = Callable[[dict[str, Any]], None]
@@ -29,17 +31,19 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
     A worker can have died between writing the result and Tune's learning of it: then there is nothing left to do.
     """
 
-    def trainable(config: dict[str, Any]) -> None:
-        item = config["item"]
+    def trainable(config: dict[str, Any], share: Share | None = None) -> None:
+        item = config["item"] if share is None else share.moved(config["item"])
         trial = Trial(Path(item["folder"]), item["keep"])
         try:
             _tell_node()
             with user_errors(trial.folder):
+                if share is not None:
+                    share.bring(trial.folder, Path(item["raised"]), Path(item["overtime"]))
                 trial.folder.mkdir(parents=True, exist_ok=True)
                 for part in trial.folder.glob(".*.part"):  # left by a worker that was killed while it wrote
                     part.unlink(missing_ok=True)
                 check_versions(item["versions"])
-                trial.error.unlink(missing_ok=True)
+                remove(trial.error)
                 if trial.done:
                     trial.drop_checkpoints()
                 else:
@@ -48,8 +52,9 @@ def make_trainable(function: Function) -> Callable[[dict[str, Any]], None]:
         except ThriftyError as error:
             tune.report({"refused": str(error)})
         except Exception as error:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ThriftyError):
                 trial.error.write_text(mask(traceback.format_exc()), encoding="utf-8")
+                published(trial.error)
             if _times(Path(item["raised"])) <= item["retries"]:
                 raise
             tune.report({"refused": last_line(traceback.format_exception_only(error)[-1])})
@@ -99,8 +104,11 @@ def _limited(item: dict[str, Any], trial: Trial) -> Iterator[None]:
 
     def end() -> None:
         try:
+            make_folder(marker.parent)
             marker.touch()
             trial.error.write_text(text, encoding="utf-8")
+            published(marker)
+            published(trial.error)
         finally:
             os._exit(1)
 
@@ -116,10 +124,12 @@ def _limited(item: dict[str, Any], trial: Trial) -> Iterator[None]:
 def _times(raised: Path) -> float:
     """How often a trial has raised in this run, this time included: the file has one byte for each."""
     try:
+        make_folder(raised.parent)
         with raised.open("ab") as file:
             file.write(b".")
+        published(raised)
         return raised.stat().st_size
-    except OSError:
+    except (OSError, ThriftyError):
         return math.inf  # without an account it would be tried again for ever
 
 

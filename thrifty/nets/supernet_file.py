@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from thrifty.copies import here
 from thrifty.errors import ThriftyError, one_line
 from thrifty.nets.supernet import Supernet
 from thrifty.results import write_file
@@ -36,7 +37,7 @@ def load_supernet(path: Path, space: Space) -> Supernet:
     from safetensors import safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(here(path), framework="pt") as file:
             built = json.loads(file.metadata()["supernet"])
             if (schema := built.pop("schema", SCHEMA)) != SCHEMA:
                 raise ValueError(f"it has schema {schema}, this version reads {SCHEMA}")

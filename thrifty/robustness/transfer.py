@@ -10,7 +10,7 @@ from thrifty.config import Data, Study
 from thrifty.data.store import Store, build_store
 from thrifty.errors import ThriftyError
 from thrifty.networks import Key, trial_arguments, trial_name
-from thrifty.results import Run, read_json
+from thrifty.results import Run, read_json, remove
 
 if TYPE_CHECKING:
     from thrifty.trials import Spec
@@ -64,7 +64,7 @@ def transfer_specs(study: Study, run: Run, keys: Sequence[Key], store: Store) ->
         trial = run.transfer_trial(*key)
         weights = read_json(run.retrain_trial(*key).result).get("weights_sha256")
         if trial.done and not _is_of(read_json(trial.result), store, weights):
-            trial.result.unlink()
+            remove(trial.result)
         specs.append(Spec(f"{KIND}/{trial_name(run, key)}", trial, {**trial_arguments(study, run, key), "kind": KIND}, 1))
     return specs
 

@@ -20,7 +20,7 @@ from thrifty.inference import evaluating, image_batches, labels_of, predict_batc
 from thrifty.metrics import dice_of, pixel_counts
 from thrifty.model import Model, load_model, weights_hash
 from thrifty.networks import Key, trial_arguments, trial_name
-from thrifty.results import Run, Trial, read_json, read_run, write_json
+from thrifty.results import Run, Trial, read_json, read_run, remove, write_json
 from thrifty.robustness.calibration import BINS, case_counts
 from thrifty.robustness.corruptions import CORRUPTIONS, Corruption, worsened_image, worsened_mask
 from thrifty.robustness.objects import object_rows
@@ -44,7 +44,7 @@ def robustness_specs(study: Study, run: Run, keys: Sequence[Key]) -> list[Spec]:
         trial, settings = run.robustness_trial(*key), settings_of(study, key)
         weights = read_json(run.retrain_trial(*key).result).get("weights_sha256")
         if trial.done and not _is_of(read_json(trial.result), settings, weights):
-            trial.result.unlink()
+            remove(trial.result)
         arguments = {**trial_arguments(study, run, key), "kind": KIND, "settings": settings}
         specs.append(Spec(f"{KIND}/{trial_name(run, key)}", trial, arguments, 1))
     return specs

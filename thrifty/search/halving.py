@@ -14,7 +14,7 @@ from typing import Any
 
 from thrifty.config import Study
 from thrifty.manifest import Manifest, only_driver
-from thrifty.results import Run, Trial, read_json, read_jsonl, write_json
+from thrifty.results import Run, Trial, read_json, read_jsonl, remove, write_json
 from thrifty.search.setting import Setting
 
 SCHEMA = 1
@@ -127,4 +127,4 @@ def _dropped(study: Study, setting: Setting, name: str, seed: int, rung: Rung, t
 def take_back(run: Run, names: Sequence[str]) -> None:
     """These searches are to go on, whatever was decided before."""
     for name in names:
-        run.search_trial(name).dropped.unlink(missing_ok=True)
+        remove(run.search_trial(name).dropped)
