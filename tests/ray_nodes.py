@@ -107,6 +107,8 @@ def main(address: str, ip: str, folder: str, cpus: str) -> None:
             for child in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
+    else:
+        sys.exit("Ray does not start")
     signal.pause()
 
 

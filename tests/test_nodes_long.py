@@ -157,6 +157,7 @@ def test_a_study_on_nodes_that_come_and_go_ends_as_one_that_nothing_disturbed(tm
     with tempfile.TemporaryDirectory(prefix="t_", dir="/tmp", ignore_cleanup_errors=True) as folder, nodes_ended() as nodes:
         nodes.append(OneNode("head", "127.0.0.1", Path(folder)))
         address = nodes[0].cluster()
+        assert address
         nodes += [OneNode(address, ip, Path(folder)) for ip in ("127.0.0.2", "127.0.0.3")]
         assert all(node.cluster() for node in nodes[1:])
         process = thrifty(study, tmp_path / "disturbed", address)
