@@ -90,7 +90,7 @@ def assert_equal_weight_gradients(fast: Supernet, plain: PlainSupernet, one_hot:
     """Through `copy_weights` itself: the gradients of the fast supernet, laid out as weights of the plain one."""
     own = {name: parameter.grad for name, parameter in plain.named_parameters()}
     carried = type(fast)(fast.space, 4, LEVELS, 2, 3).double()
-    carried.load_state_dict({k: g for k, g in grads_of(fast).items()}, strict=False)
+    carried.load_state_dict(grads_of(fast), strict=False)
     received = PlainSupernet(fast.space, 4, LEVELS, 2, 3).double()
     copy_weights(carried, received)
     compared = 0
