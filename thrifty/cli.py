@@ -74,10 +74,11 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     return run_verb
 
 
-def run_stages(study_name: str, overrides: list[str] | None, stages: list[str], start: Path | None = None) -> None:
+def run_stages(study_name: str, overrides: list[str] | None, stages: list[str], start: Path | None = None) -> Path:
+    """Returns the run folder."""
     from thrifty.shelf import resolve_study
 
-    run_resolved(resolve_study(study_name, overrides or []), stages, start)
+    return run_resolved(resolve_study(study_name, overrides or []), stages, start)
 
 
 def run_resolved(study: Study, stages: list[str], start: Path | None = None) -> Path:
@@ -137,9 +138,18 @@ def run(study: StudyName, overrides: Overrides = None) -> None:
 
 @app.command()
 @guarded
-def search(study: StudyName, overrides: Overrides = None) -> None:
+def search(
+    study: StudyName,
+    overrides: Overrides = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure and show where the time of the searches goes.")] = False,
+) -> None:
     """Stage 1: differentiable searches, seeds x budgets."""
-    run_stages(study, overrides, ["search"])
+    root = run_stages(study, [*(overrides or []), *(["resources.profile=true"] if profile else [])], ["search"])
+    if profile:
+        from thrifty.results import Run
+        from thrifty.search.profile import profile_table
+
+        print(profile_table(Run(root)))
 
 
 @app.command()
