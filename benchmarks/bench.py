@@ -2,7 +2,8 @@
 
     python benchmarks/bench.py [--size cpu|gpu|small] [--rounds 7] [--threads N] [--only NAME ...]
 
-Prints a table in Markdown; `make bench` keeps it in benchmarks/RESULTS.md, below the description of the machine. Medians.
+Prints a table in Markdown, and with --write keeps it in benchmarks/RESULTS.md, in the place of the one of the same size: so does
+`make bench`. Medians.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import torch
 from steps import CONTENDERS, SIZES, STEPS_IN_ONE, Size
 
 REFERENCE = "search"
+RESULTS = Path(__file__).with_name("RESULTS.md")
+TITLE = "# What a step costs\n\nWritten by `python benchmarks/bench.py --write` (`make bench`).\n"
 
 
 def seconds_of(
@@ -93,6 +96,7 @@ def main() -> None:
         "--cpu-time", action="store_true", help="of this process, in place of wall time: where others compute too"
     )
     parser.add_argument("--no-memory", action="store_true", help="times alone")
+    parser.add_argument("--write", action="store_true", help=f"into {RESULTS.name}")
     parser.add_argument("--memory", choices=sorted(CONTENDERS), help="only the peak memory of one contender")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -104,7 +108,20 @@ def main() -> None:
     names = [REFERENCE, *(name for name in given.only if name != REFERENCE)]
     memory = {name: math.nan if given.no_memory else memory_of(name, given.size, given.threads) for name in names}
     times = seconds_of(names, size, device, given.rounds, time.process_time if given.cpu_time else time.perf_counter)
-    print(f"{machine(device, given.threads)}\n\n{size.label}\n\n{table(times, memory)}")
+    clock = "CPU time" if given.cpu_time else "wall time"
+    about = f"{machine(device, given.threads)}; {clock}, {given.rounds} rounds of {STEPS_IN_ONE} steps"
+    text = f"## {given.size}: {size.label}\n\n{about}\n\n{table(times, memory)}\n"
+    print(text)
+    if given.write:
+        keep(given.size, text)
+
+
+def keep(name: str, text: str) -> None:
+    """Puts the section of a size into the results; the others stay."""
+    before = RESULTS.read_text() if RESULTS.is_file() else TITLE
+    sections = [part for part in before.split("\n## ")[1:] if not part.startswith(f"{name}: ")]
+    parts = [part.rstrip() for part in (*sections, text.removeprefix("## "))]
+    RESULTS.write_text("\n## ".join([TITLE, *(f"{part}\n" for part in parts)]))
 
 
 if __name__ == "__main__":

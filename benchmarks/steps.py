@@ -18,7 +18,7 @@ from thrifty.losses import dice_ce
 from thrifty.space.cost import Costs
 from thrifty.space.decode import decode
 from thrifty.space.distribution import uniform
-from thrifty.space.schema import load_space
+from thrifty.space.schema import Space, load_space
 from thrifty.train import make_optimiser
 
 Step = Callable[[], None]
@@ -35,6 +35,8 @@ class Size:
     classes: int = 2
     levels: int = 5
     space: str = "thrifty"
+    nodes: int | None = None  # None: as the space has it
+    ops: int | None = None  # the first so many of each role
 
     @property
     def label(self) -> str:
@@ -51,8 +53,16 @@ def make_batch(size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
     return images.to(device), masks.to(device)
 
 
+def space_of(size: Size) -> Space:
+    values = load_space(size.space).model_dump(by_alias=True)
+    values["nodes"] = size.nodes or values["nodes"]
+    values["levels"] = max(values["levels"], size.levels)
+    values["ops"] = {role: names[: size.ops] for role, names in values["ops"].items()}
+    return Space.model_validate(values)
+
+
 def costs_of(size: Size) -> Costs:
-    return Costs(load_space(size.space), size.width, size.levels, size.channels, size.classes)
+    return Costs(space_of(size), size.width, size.levels, size.channels, size.classes)
 
 
 def thrifty_search(size: Size, device: torch.device, **settings: Any) -> Step:
@@ -87,7 +97,7 @@ def plain_search(size: Size, device: torch.device) -> Step:
 
     from thrifty.search.relaxation import ArchitectureParameters
 
-    space = load_space(size.space)
+    space = space_of(size)
     supernet = PlainSupernet(space, size.width, size.levels, size.channels, size.classes).to(device).train()
     architecture = ArchitectureParameters(space, size.levels)
     relaxed = (lambda: architecture.relaxed()) if device.type == "cpu" else (lambda: architecture.relaxed().to(device))

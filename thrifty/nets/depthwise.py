@@ -1,4 +1,4 @@
-"""Depth-wise convolutions whose weight gradient is fast on a CPU.
+"""Depth-wise convolutions whose weight gradient is fast on a CPU, and point-wise ones as matrix products.
 
 oneDNN computes the gradient of a depth-wise kernel of up to three columns some ten times faster than that of a wider or a
 dilated one (measured on AVX2, channels_last: 5x5 18.8 ms, 5x3 1.3 ms, dilated 3x3 32 ms). The gradient of a tap depends on no
@@ -41,6 +41,18 @@ def _spread(kernel: Tensor, dilation: int) -> Tensor:
     wide = kernel.new_zeros(*kernel.shape[:2], reach, reach)
     wide[:, :, ::dilation, ::dilation] = kernel
     return wide
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """(B, c_in, h, w) with a weight (c_out, c_in, 1, 1) to (B, c_out, h, w).
+
+    In channels_last on a CPU a matrix product over the pixels: its gradient with respect to x takes half the time of the
+    convolution's.
+    """
+    pixels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if torch.is_grad_enabled() and x.device.type == "cpu" and pixels_last:
+        return F.linear(x.permute(0, 2, 3, 1), weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight)
 
 
 class _InStrips(torch.autograd.Function):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from thrifty.nets.depthwise import depthwise
+from thrifty.nets.depthwise import depthwise, pointwise
 from thrifty.nets.layers import Norm
 from thrifty.nets.source import Source, pool
 from thrifty.space import ops
@@ -175,7 +175,7 @@ class SepOp(nn.Module):
         self.norm = Norm(c_out)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        return self.norm(self.pointwise(depthwise(x, self.kernel, self.stride, self.op.dilation)), scale)
+        return self.norm(pointwise(depthwise(x, self.kernel, self.stride, self.op.dilation), self.pointwise.weight), scale)
 
 
 def depthwise_kernel(op: Op, channels: int) -> Tensor:
@@ -215,13 +215,13 @@ class SepFamily(nn.Module):
         reach = self.reach if live is None else max(r for r, alive in zip(self.reaches, live, strict=True) if alive)
         border = (self.reach - reach) // 2  # holds only zeros
         kernel = kernel[:, :, border : self.reach - border, border : self.reach - border]
-        return self.norm(self.pointwise(depthwise(x, kernel, self.stride)), scale * weights.sum(), offset)
+        return self.norm(pointwise(depthwise(x, kernel, self.stride), self.pointwise.weight), scale * weights.sum(), offset)
 
     def hard(self, x: Tensor, name: str, scale: Tensor | None = None) -> Tensor:
         """One member alone."""
         index = [op.name for op in self.members].index(name)
         x = depthwise(x, self.kernels[index], self.stride, self.members[index].dilation)
-        return self.norm(self.pointwise(x), scale)
+        return self.norm(pointwise(x, self.pointwise.weight), scale)
 
 
 class OwnOp(nn.Module):
