@@ -13,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from bench import measure_memory
-from steps import SIZES, Size, thrifty_search
+from steps import SIZES, Size, space_of, thrifty_search
+
+from thrifty.config import Resources
+from thrifty.manifest import Manifest
+from thrifty.results import Run
 
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "small": [{}, {"width": 8}, {"nodes": 2}],
@@ -63,15 +68,55 @@ def order_milliseconds(cases: int) -> float:
     return 1000 * (time.perf_counter() - start) / 20
 
 
+def checkpoint_bytes(size: Size) -> int:
+    """Of a search at its start of training: weights, momentum, architecture; sealed as it is written."""
+    from thrifty import checkpoint
+    from thrifty.nets.supernet import Supernet
+
+    supernet = Supernet(space_of(size), size.width, size.levels, size.channels, size.classes)
+    momentum = {name: torch.zeros_like(value) for name, value in supernet.named_parameters()}
+    return len(checkpoint.encode({"supernet": supernet.state_dict(), "momentum": momentum}))
+
+
+def manifest_row(trials: int) -> str:
+    """What the driver writes whenever a trial begins or ends: the whole list of trials."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder))
+        manifest = Manifest(run, "search", Resources())
+        for k in range(trials):
+            arguments = {"setting": dict.fromkeys(("budget", "width", "levels", "epochs"), 1000), "seed": k, "cpus": 1, "gpus": 1}
+            manifest.add(f"p100000_w16_s{k}", run.search_trial(f"p100000_w16_s{k}"), arguments, 100)
+        start = time.perf_counter()
+        for _ in range(5):
+            manifest.write()
+        milliseconds = 1000 * (time.perf_counter() - start) / 5
+        return f"| {trials:,} | {manifest.path.stat().st_size / 1e6:.2f} | {milliseconds:.1f} |"
+
+
+def print_storage() -> None:
+    print("| width | checkpoint of a search, MB |\n|---|---|")
+    for width in (16, 32, 64):
+        print(f"| {width} | {checkpoint_bytes(replace(SIZES['cpu'], width=width)) / 1e6:.1f} |")
+    print("\n| trials | list of trials, MB | one writing, ms |\n|---|---|---|")
+    print("\n".join(manifest_row(trials) for trials in (100, 1000, 10_000)))
+    print("\n| cases | finding one of a batch, ms |\n|---|---|")
+    for cases in (100, 1000, 10_000, 100_000):
+        print(f"| {cases:,} | {order_milliseconds(cases):.3f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", choices=sorted(CHANGES), default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--storage", action="store_true", help="only what a study stores and its driver writes")
     parser.add_argument("--change", type=json.loads, help="only this one, as JSON; prints JSON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     base = SIZES[given.base]
+    if given.storage:
+        print_storage()
+        return
     if given.change is not None:
         print(json.dumps(measure(base, given.change, given.rounds)))
         return
@@ -82,9 +127,6 @@ def main() -> None:
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         name = ", ".join(f"{key} {value}" for key, value in change.items()) or "none"
         print(f"| {name} | {found['ratio']:.2f} | {found['memory']:.0f} |", flush=True)
-    print("\n| cases | finding one of a batch, ms |\n|---|---|")
-    for cases in (100, 1000, 10_000, 100_000):
-        print(f"| {cases:,} | {order_milliseconds(cases):.3f} |")
 
 
 if __name__ == "__main__":
