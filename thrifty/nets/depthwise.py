@@ -65,7 +65,8 @@ class _InStrips(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,) = gradients
         x, kernel = ctx.saved_tensors
         reach = kernel.shape[-1]
         of_x = of_kernel = None

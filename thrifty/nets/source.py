@@ -83,7 +83,8 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        of_mean, of_variance = gradients
         x, mean = ctx.saved_tensors
         pixels = x.shape[2] * x.shape[3]
         slope = of_variance * (2 / pixels)
