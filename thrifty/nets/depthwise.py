@@ -65,7 +65,7 @@ class _InStrips(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyrefly: ignore[bad-override]
         (gradient,) = gradients
         x, kernel = ctx.saved_tensors
         reach = kernel.shape[-1]

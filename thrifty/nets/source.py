@@ -83,7 +83,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         of_mean, of_variance = gradients
         x, mean = ctx.saved_tensors
         pixels = x.shape[2] * x.shape[3]
