@@ -81,11 +81,13 @@ class Watch:
         interrupted = self.over
         for name, trial in self.trials.items():
             if trial.done:
-                self.manifest.set(name, "done")
+                if self.manifest.rows[name]["status"] != "done":  # each change writes the whole list
+                    self.manifest.set(name, "done")
             elif name not in self.failed:
                 self.manifest.set(name, "interrupted" if interrupted else "failed", "stopped before it had a result")
                 if not interrupted:
                     self.failed[name] = "stopped before it had a result"
+        self.manifest.write()
 
 
 class Tell(tune.Callback):
