@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-cache-dir --constraint constraints.txt
 
-.PHONY: help install demo test test-faults format clean
+.PHONY: help install demo test test-faults bench format clean
 
 help:
 	@echo "make demo     the whole job on embedded phantoms, in a few minutes"
 	@echo "make test     lint, types, layers and tests"
 	@echo "make test-faults  what happens when things die (a quarter of an hour or more)"
+	@echo "make bench    what a search step costs, against other networks (some minutes on a quiet machine)"
 	@echo "make install  only sets up $(VENV)"
 	@echo "make format   formats the code"
 	@echo "make clean    removes $(VENV) and caches, never results/"
@@ -44,6 +45,10 @@ test-faults: $(READY)
 	@{ date -u '+%Y-%m-%d %H:%M UTC'; \
 	$(BIN)/python -m pytest -v --durations=0 tests/test_faults.py tests/test_setbacks.py tests/test_trials.py; \
 	$(BIN)/python -m pytest -m faults -v --durations=0; } 2>&1 | tee docs/faults.log
+
+# On a machine that does nothing else.
+bench: $(READY)
+	@$(BIN)/python benchmarks/bench.py --write
 
 format: $(READY)
 	@$(BIN)/ruff check --fix .

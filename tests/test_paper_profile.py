@@ -16,6 +16,7 @@ from thrifty.config import Resources, Study, read_study
 from thrifty.data.prepare import open_prepared, prepare
 from thrifty.errors import ThriftyError
 from thrifty.nets.derived import DerivedNetwork
+from thrifty.nets.source import Source
 from thrifty.nets.supernet import MixedEdge
 from thrifty.networks import planned_networks
 from thrifty.preflight import validate
@@ -121,13 +122,13 @@ def test_none_has_its_share_of_alpha_and_gives_zero(partial: int, training: bool
     x, weight = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
     alpha, one_hot = torch.softmax(torch.randn(6, dtype=torch.float64), 0), torch.eye(6, dtype=torch.float64)
     with torch.no_grad():
-        alone = [edge(x, x, row, weight) for row in one_hot]
+        alone = [edge(Source(x, "normal", partial), row, weight) for row in one_hot]
         nothing = alone[names.index("none")]
         seen = nothing.unflatten(1, (-1, partial))[:, :, 0]  # channels come back shuffled, first those that ops have seen
         assert torch.equal(seen, torch.zeros_like(seen))
         assert partial > 1 or torch.equal(nothing, torch.zeros_like(x))
         by_hand = sum(share * (value - nothing) for share, value in zip(alpha, alone, strict=True)) + nothing
-        torch.testing.assert_close(edge(x, x, alpha, weight), by_hand, rtol=0, atol=1e-12)
+        torch.testing.assert_close(edge(Source(x, "normal", partial), alpha, weight), by_hand, rtol=0, atol=1e-12)
 
 
 BOTH = "budgets=[{width: 4, levels: 3}, {parameters: 6000, width: 4, levels: 3}]"

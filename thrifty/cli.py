@@ -82,10 +82,11 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
 def run_stages(
     study_name: str, overrides: list[str] | None, stages: list[str], max_failures: int | None, start: Path | None = None
-) -> None:
+) -> Path:
+    """Returns the run folder."""
     from thrifty.shelf import resolve_study
 
-    run_resolved(resolve_study(study_name, bearing(overrides, max_failures)), stages, start)
+    return run_resolved(resolve_study(study_name, bearing(overrides, max_failures)), stages, start)
 
 
 def bearing(overrides: list[str] | None, max_failures: int | None) -> list[str]:
@@ -184,9 +185,20 @@ def run(study: StudyName, overrides: Overrides = None, max_failures: MaxFailures
 
 @app.command()
 @guarded
-def search(study: StudyName, overrides: Overrides = None, max_failures: MaxFailures = None) -> None:
+def search(
+    study: StudyName,
+    overrides: Overrides = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Measure and show where the time of the searches goes.")] = False,
+    max_failures: MaxFailures = None,
+) -> None:
     """Stage 1: differentiable searches, seeds x budgets."""
-    run_stages(study, overrides, ["search"], max_failures)
+    overrides = [*(overrides or []), *(["resources.profile=true"] if profile else [])]
+    root = run_stages(study, overrides, ["search"], max_failures)
+    if profile:
+        from thrifty.results import Run
+        from thrifty.search.profile import profile_table
+
+        print(profile_table(Run(root)))
 
 
 @app.command()

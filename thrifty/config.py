@@ -296,10 +296,12 @@ class Resources(Section):
     trial_hours: Annotated[float, Field(gt=0)] | None = None  # a trial that has run for longer is given up
     max_cpu_hours: Annotated[float, Field(gt=0)] | None = None  # of all trials of the study; then it stops cleanly
     max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    profile: bool = False  # searches measure where their time goes
 
     def as_arguments(self) -> dict[str, Any]:
         """What a trial function is told of its share of the machine."""
-        return {"device": self.device, "cpus": self.cpus_per_trial, "gpus": self.gpus_per_trial}
+        found: dict[str, Any] = {"device": self.device, "cpus": self.cpus_per_trial, "gpus": self.gpus_per_trial}
+        return found | ({"profile": True} if self.profile else {})
 
 
 class Budget(Section):

@@ -262,6 +262,11 @@ class Trial:
         return self.folder / "error.txt"
 
     @property
+    def profile(self) -> Path:
+        """Where the time of a search went, if it was profiled."""
+        return self.folder / "profile.json"
+
+    @property
     def weights(self) -> Path:
         return self.folder / "weights.safetensors"
 

@@ -18,6 +18,7 @@ from thrifty import checkpoint
 from thrifty.config import Optimiser
 from thrifty.results import Trial, write_json, write_jsonl
 from thrifty.setbacks import Easing, NotFinite, eased
+from thrifty.stopwatch import Stopwatch
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -44,7 +45,9 @@ def seed_everything(seed: int, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report) -> list[dict[str, Any]]:
+def run_epochs(
+    trainee: Trainee, epochs: int, trial: Trial, report: Report, stopwatch: Stopwatch | None = None
+) -> list[dict[str, Any]]:
     """Trains up to `epochs`, from the trial's checkpoint if there is one; returns the record of all epochs.
 
     A run that was stopped at any moment and resumed ends bit for bit like one that was not (same device, same threads):
@@ -57,6 +60,7 @@ def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report) -> l
     Raises:
         ThriftyError: setbacks that nothing helps against.
     """
+    part = stopwatch or Stopwatch()
     content, notes = checkpoint.newest(trial)
     record: list[dict[str, Any]] = []
     easing = Easing()
@@ -83,10 +87,12 @@ def run_epochs(trainee: Trainee, epochs: int, trial: Trial, report: Report) -> l
         row |= easing.as_row() | ({"setbacks": notes} if notes else {})
         row["seconds"], notes = time.perf_counter() - start, []
         record.append(row)
-        good = checkpoint.encode(_state(trainee, record, easing))
-        checkpoint.save(trial, good, index)
-        write_jsonl(trial.record, record)
-        report(row)
+        with part("checkpoint"):
+            good = checkpoint.encode(_state(trainee, record, easing))
+            checkpoint.save(trial, good, index)
+            write_jsonl(trial.record, record)
+        with part("report"):
+            report(row)
     return record
 
 

@@ -114,11 +114,13 @@ class Watch:
             if not trial.settled and name not in self.failed:
                 refreshed(trial.folder)
             if trial.settled:
-                self.manifest.set(name, trial.state)
+                if self.manifest.rows[name]["status"] != trial.state:  # each change writes the whole list
+                    self.manifest.set(name, trial.state)
             elif name not in self.failed:
                 self.manifest.set(name, "interrupted" if interrupted else "failed", "stopped before it had a result")
                 if not interrupted:
                     self.failed[name] = "stopped before it had a result"
+        self.manifest.write()
 
 
 class Tell(tune.Callback):

@@ -9,7 +9,8 @@ from small_search import SEARCH, SETTING, arguments, search_run, search_study
 
 from thrifty.errors import ThriftyError
 from thrifty.nets.supernet_file import load_supernet
-from thrifty.results import Trial, read_json, read_jsonl, read_run
+from thrifty.results import Trial, read_json, read_jsonl, read_run, write_jsonl
+from thrifty.search.profile import profile_table
 from thrifty.search.setting import Setting, derive_levels, settings_of
 from thrifty.search.trial import search_trial, time_search_step
 from thrifty.space.cost import Costs, count
@@ -53,6 +54,27 @@ def test_stopped_at_any_epoch_and_resumed_ends_bit_for_bit_the_same(tmp_path: Pa
         search_trial(arguments(run), trial, rows.append)
         assert [row["epoch"] for row in rows] == list(range(epoch + 1, 3))
         assert comparable(trial) == comparable(whole)
+
+
+def test_a_profile_accounts_for_the_time_and_changes_nothing(tmp_path: Path) -> None:
+    _, run, _ = search_run(tmp_path)
+    for name, more in (("plain", {}), ("profiled", {"profile": True})):
+        search_trial({**arguments(run), **more}, run.search_trial(name), lambda row: None)
+    plain, profiled = run.search_trial("plain"), run.search_trial("profiled")
+    assert comparable(plain) == comparable(profiled)
+    assert not plain.profile.exists()
+    profile, rows = read_json(profiled.profile), read_jsonl(profiled.record)
+    assert profile["epochs"] == len(rows) == 3 and profile["steps"] == 3 * SEARCH["steps"]
+    seconds = profile["seconds"]
+    assert all(seconds[part] > 0 for part in ("data", "weight step", "architecture step", "validation", "checkpoint"))
+    inside = sum(value for part, value in seconds.items() if part not in ("checkpoint", "report"))
+    assert 0.8 * sum(row["seconds"] for row in rows) < inside < sum(row["seconds"] for row in rows)
+    step = sum(seconds[part] for part in ("data", "weight step", "architecture step"))
+    assert profile["share_of_step_waiting_for_data"] == pytest.approx(seconds["data"] / step)
+    write_jsonl(run.candidates, [{"trial": "profiled"}])
+    assert f"time of 1 searches, {profile['steps']} two-level steps:" in profile_table(run)
+    write_jsonl(run.candidates, [{"trial": "plain"}])
+    assert "no profile" in profile_table(run)
 
 
 def test_seeds_differ_and_equal_seeds_agree(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from thrifty.space.cost import HEAD, Lattice
 class Norm(nn.Module):
     """Batch norm over (batch, channels, rows, columns) whose output can be scaled for free.
 
-    `scale` is folded into weight and bias, so a mixture of normed branches needs no extra pass over the pixels. `momentum`
+    `scale` is folded into weight and bias, and `offset` (channels,) into bias, so a mixture of normed branches needs no extra
+    pass over the pixels. `momentum`
     is the share of a new batch in the running statistics.
     """
 
@@ -33,9 +34,26 @@ class Norm(nn.Module):
         self.momentum = 0.1
         self.eps = 1e-5
 
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, scale: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
         weight, bias = (self.weight, self.bias) if scale is None else (self.weight * scale, self.bias * scale)
+        if offset is not None:
+            bias = bias + offset
         return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, self.training, self.momentum, self.eps)
+
+    def coefficients(self, mean: Tensor, variance: Tensor, count: int, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """(factor, offset), (channels,) each, with which `forward` is x * factor + offset, for an x of these moments.
+
+        Args:
+            mean, variance: (channels,) over `count` values, the variance biased; in evaluation the running ones are taken.
+        """
+        if self.training:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        factor = (self.weight * scale) * torch.rsqrt(variance + self.eps)
+        return factor, torch.addcmul(self.bias * scale, mean, factor, value=-1)
 
 
 class FrameConv(nn.Module):

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thrifty.nets.depthwise import depthwise, pointwise
 from thrifty.nets.layers import Norm
+from thrifty.nets.source import Source, pool
 from thrifty.space import ops
 from thrifty.space.ops import Op, squeeze_hidden
 
@@ -44,11 +46,12 @@ def _adapter(c_in: int, c_out: int) -> nn.Conv2d | None:
 
 def _pool(op: Op, role: str, x: Tensor) -> Tensor:
     """The parameter-free part of an op: pooling down, nothing otherwise (an up input is resized already)."""
-    if role != "down":
-        return x
-    if op.name == "max_pool":
-        return F.max_pool2d(x, 3, 2, 1)
-    return F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+    return pool(pooling(op), x) if role == "down" else x
+
+
+def pooling(op: Op) -> str:
+    """How an op without a convolution pools in the role 'down'."""
+    return "max" if op.name == "max_pool" else "avg"
 
 
 class FreeOp(nn.Module):
@@ -64,6 +67,11 @@ class FreeOp(nn.Module):
         x = _pool(self.op, self.role, x)
         return self.norm(x if self.adapter is None else self.adapter(x), scale)
 
+    def affine(self, source: Source, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """(factor, offset), (c,) each, with which the op is `source.pooled()` * factor + offset; not with an adapter."""
+        mean, variance = source.moments(pooling(self.op))
+        return self.norm.coefficients(*_over_batch(mean, variance), _count(source.pooled(pooling(self.op))), scale)
+
 
 class Squeeze(nn.Module):
     """Squeeze-excite (Hu 2018) without bias: the factor (B, c, 1, 1) of each channel."""
@@ -74,7 +82,11 @@ class Squeeze(nn.Module):
         self.expand = nn.Linear(squeeze_hidden(channels), channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.expand(torch.relu(self.reduce(x.mean((2, 3))))))[:, :, None, None]
+        return self.factor(x.mean((2, 3)))[:, :, None, None]
+
+    def factor(self, mean: Tensor) -> Tensor:
+        """(B, c) from the mean over the pixels, (B, c)."""
+        return torch.sigmoid(self.expand(torch.relu(self.reduce(mean))))
 
 
 class SqueezeOp(nn.Module):
@@ -91,6 +103,23 @@ class SqueezeOp(nn.Module):
         x = _pool(self.op, self.role, x)
         x = x if self.adapter is None else self.adapter(x)
         return self.norm(x * self.squeeze(x), scale)
+
+    def affine(self, source: Source, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `FreeOp`, the factor (B, c)."""
+        mean, variance = source.moments(pooling(self.op))
+        squeeze = self.squeeze.factor(mean)
+        moments = _over_batch(mean * squeeze, variance * squeeze.square())
+        factor, offset = self.norm.coefficients(*moments, _count(source.pooled(pooling(self.op))), scale)
+        return squeeze * factor, offset
+
+
+def _over_batch(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments (c,) of a batch from those of its images, (B, c): the law of total variance, without cancellation."""
+    return mean.mean(0), variance.mean(0) + mean.var(0, correction=0)
+
+
+def _count(x: Tensor) -> int:
+    return x.shape[0] * x.shape[2] * x.shape[3]
 
 
 def _strided(op: Op, role: str, c_in: int, c_out: int, groups: int = 1) -> nn.Module:
@@ -146,16 +175,12 @@ class SepOp(nn.Module):
         self.norm = Norm(c_out)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        return self.norm(self.pointwise(depthwise(x, self.kernel, self.op, self.stride)), scale)
+        return self.norm(pointwise(depthwise(x, self.kernel, self.stride, self.op.dilation), self.pointwise.weight), scale)
 
 
 def depthwise_kernel(op: Op, channels: int) -> Tensor:
     """A fresh depth-wise kernel (channels, 1, k, k), He-initialised."""
     return torch.randn(channels, 1, op.kernel, op.kernel) * (2.0 / op.kernel**2) ** 0.5
-
-
-def depthwise(x: Tensor, kernel: Tensor, op: Op, stride: int) -> Tensor:
-    return F.conv2d(x, kernel, None, stride, op.dilation * (op.kernel - 1) // 2, op.dilation, kernel.shape[0])
 
 
 class SepFamily(nn.Module):
@@ -180,20 +205,23 @@ class SepFamily(nn.Module):
         flat = (places[:, None] * self.reach + places[None, :]).flatten()
         return F.one_hot(flat, self.reach**2).float()
 
-    def forward(self, x: Tensor, weights: Tensor, scale: Tensor, live: Sequence[bool] | None = None) -> Tensor:
-        """`weights` (members): of the ops within the edge; `scale`: of the edge; `live` (members): those that are not 0."""
+    def forward(
+        self, x: Tensor, weights: Tensor, scale: Tensor, live: Sequence[bool] | None = None, offset: Tensor | None = None
+    ) -> Tensor:
+        """`weights` (members): of the ops within the edge; `scale`: of the edge; `live` (members): those that are not 0;
+        `offset` (c_out,) is added."""
         taps = torch.cat([k.flatten(1) * w for k, w in zip(self.kernels, weights.unbind(), strict=True)], dim=1)
         kernel = (taps @ self.embedding.to(taps.dtype)).view(-1, 1, self.reach, self.reach)
         reach = self.reach if live is None else max(r for r, alive in zip(self.reaches, live, strict=True) if alive)
         border = (self.reach - reach) // 2  # holds only zeros
         kernel = kernel[:, :, border : self.reach - border, border : self.reach - border]
-        x = F.conv2d(x, kernel, None, self.stride, reach // 2, 1, kernel.shape[0])
-        return self.norm(self.pointwise(x), scale * weights.sum())
+        return self.norm(pointwise(depthwise(x, kernel, self.stride), self.pointwise.weight), scale * weights.sum(), offset)
 
     def hard(self, x: Tensor, name: str, scale: Tensor | None = None) -> Tensor:
         """One member alone."""
         index = [op.name for op in self.members].index(name)
-        return self.norm(self.pointwise(depthwise(x, self.kernels[index], self.members[index], self.stride)), scale)
+        x = depthwise(x, self.kernels[index], self.stride, self.members[index].dilation)
+        return self.norm(pointwise(x, self.pointwise.weight), scale)
 
 
 class OwnOp(nn.Module):

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thrifty.errors import ThriftyError
-from thrifty.nets.layers import CellOutput, DownInput, Stem, UpInput, classifier, upsample
-from thrifty.nets.ops import SepFamily, build_op, is_resized
+from thrifty.nets.layers import CellOutput, DownInput, Stem, UpInput, classifier
+from thrifty.nets.ops import FreeOp, SepFamily, SqueezeOp, build_op, is_resized, pooling
+from thrifty.nets.source import Source
 from thrifty.space import ops
 from thrifty.space.cost import HEAD, Lattice
 from thrifty.space.distribution import edge_index
@@ -62,55 +62,106 @@ class MixedEdge(nn.Module):
     def __init__(self, names: Sequence[str], role: str, c_in: int, c_out: int, partial: int) -> None:
         super().__init__()
         self.names, self.role, self.partial = tuple(names), role, partial
-        self.seen = c_in // partial
         family = [n for n in names if ops.find(n).kind == "sep"]
         self.family_index = [self.names.index(n) for n in family]
-        widths = (self.seen, c_out // partial)
+        widths = (c_in // partial, c_out // partial)
         self.family = SepFamily([ops.find(n) for n in family], role, *widths) if family else None
         single = [n for n in names if n not in family and ops.find(n).kind != "none"]
         self.singles = nn.ModuleDict({_key(n): build_op(n, role, *widths) for n in single})
         self.single_names = single
 
-    def forward(self, x: Tensor, doubled: Tensor, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None = None) -> Tensor:
-        """`x` the source, `doubled` the same up-sampled (role 'up'); `alpha` (ops,), `weight` a scalar, `live` (ops,)."""
-        seen, seen_doubled = x[:, : self.seen], doubled[:, : self.seen]
-        live = [True] * len(self.names) if live is None else live
-        members = [live[i] for i in self.family_index]
-        terms = []
-        if self.family is not None and any(members):
-            source = seen_doubled if self.role == "up" else seen
-            terms.append(self.family(source, alpha[self.family_index], weight, members))
-        for name in self.single_names:
-            index = self.names.index(name)
-            if live[index]:
-                source = seen_doubled if is_resized(ops.find(name), self.role) else seen
-                terms.append(self.singles[_key(name)](source, alpha[index] * weight))
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return self._with_bypass(total, x, doubled, weight)
+    def forward(self, source: Source, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None = None) -> Tensor:
+        """`alpha` (ops,), `weight` a scalar, `live` (ops,)."""
+        total = Sum()
+        self.add_to(total, source, alpha, weight, live)
+        return total.value()
 
-    def hard(self, x: Tensor, doubled: Tensor, name: str, alpha: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    def add_to(self, total: Sum, source: Source, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None = None) -> None:
+        """Adds the mixture to the sum of a node."""
+        if self.partial == 1:
+            self._mix(total, source, alpha, weight, live)
+            return
+        own = Sum()
+        self._mix(own, source, alpha, weight, live)
+        total.add(self._with_bypass(own.value(), source, weight), fresh=True)
+
+    def _mix(self, total: Sum, source: Source, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None) -> None:
+        live = [True] * len(self.names) if live is None else live
+        factors: dict[str, Tensor] = {}
+        offset = None
+        for name in self.single_names:
+            index, single = self.names.index(name), self.singles[_key(name)]
+            if not live[index]:
+                continue
+            scale = alpha[index] * weight
+            if _is_affine(single):
+                kind = pooling(ops.find(name))
+                factor, more = single.affine(source, scale)  # pyrefly: ignore[not-callable]
+                factors[kind] = factors[kind] + factor if kind in factors else factor
+                offset = more if offset is None else offset + more
+            else:
+                total.add(single(source.resized() if is_resized(ops.find(name), self.role) else source.raw(), scale))
+        members = [live[i] for i in self.family_index]
+        if self.family is not None and any(members):
+            seen = source.resized() if self.role == "up" else source.raw()
+            total.add(self.family(seen, alpha[self.family_index], weight, members, offset), fresh=True)
+            offset = None
+        for kind, factor in factors.items():
+            total.add_affine(source.pooled(kind), factor, offset)
+            offset = None
+
+    def hard(self, source: Source, name: str, alpha: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """One op alone, times its entry of `alpha` and times `weight` (None: 1)."""
         resized = is_resized(ops.find(name), self.role)
-        source = (doubled if resized else x)[:, : self.seen]
+        seen = source.resized() if resized else source.raw()
         scale = None if alpha is None or weight is None else alpha[self.names.index(name)] * weight
         if self.family is not None and ops.find(name).kind == "sep":
-            value = self.family.hard(source, name, scale)
+            value = self.family.hard(seen, name, scale)
         else:
-            value = self.singles[_key(name)](source, scale)
-        return self._with_bypass(value, x, doubled, weight)
+            value = self.singles[_key(name)](seen, scale)
+        return value if self.partial == 1 else self._with_bypass(value, source, weight)
 
-    def _with_bypass(self, value: Tensor, x: Tensor, doubled: Tensor, weight: Tensor | None) -> Tensor:
-        if self.partial == 1:
-            return value
-        if self.role == "down":
-            rest = F.max_pool2d(x[:, self.seen :], 2, 2)
-        else:
-            rest = (doubled if self.role == "up" else x)[:, self.seen :]
+    def _with_bypass(self, value: Tensor, source: Source, weight: Tensor | None) -> Tensor:
+        rest = source.rest()
         joined = torch.cat([value, rest if weight is None else rest * weight], dim=1)
         # Shuffled, so that the next op sees channels that passed by here.
         return joined.unflatten(1, (self.partial, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _is_affine(op: nn.Module) -> bool:
+    """Whether an op multiplies each channel of what it reads and adds to it: it has no convolution to another width."""
+    return isinstance(op, (FreeOp, SqueezeOp)) and op.adapter is None
+
+
+class Sum:
+    """A sum of tensors (B, c, h, w), in place where that spoils nothing that a gradient needs."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+        self._owned = False
+
+    def add(self, value: Tensor, fresh: bool = False) -> None:
+        """`fresh`: nobody else reads the tensor, nor does its own gradient."""
+        if self._total is None:
+            self._total, self._owned = value, fresh
+        elif self._owned:
+            self._total.add_(value)
+        else:
+            self._total, self._owned = self._total + value, True
+
+    def add_affine(self, x: Tensor, factor: Tensor, offset: Tensor | None) -> None:
+        """Adds x * factor + offset: x (B, c, h, w), factor (B, c) or (c,), offset (c,)."""
+        wide = factor[..., None, None]
+        if offset is not None:
+            self.add(torch.addcmul(offset[:, None, None], x, wide), fresh=True)
+        elif self._owned and self._total is not None:
+            self._total.addcmul_(x, wide)
+        else:
+            self.add(x * wide, fresh=True)
+
+    def value(self) -> Tensor:
+        assert self._total is not None
+        return self._total
 
 
 def _key(name: str) -> str:
@@ -123,7 +174,7 @@ class MixedCell(nn.Module):
 
     def __init__(self, space: Space, lattice: Lattice, cell_type: CellType, row: int, partial: int) -> None:
         super().__init__()
-        self.cell_type, self.inner = cell_type, space.nodes
+        self.cell_type, self.inner, self.partial = cell_type, space.nodes, partial
         self.edges = nn.ModuleDict()
         for node in range(space.nodes):
             for source in range(node + 2):
@@ -133,34 +184,33 @@ class MixedCell(nn.Module):
         self.output = CellOutput(lattice, row)
 
     def forward(self, in0: Tensor, in1: Tensor, relaxed: Relaxed) -> Tensor:
-        states, doubled = [in0, in1], self._doubled(in1)
+        sources = [self._source(number, x) for number, x in enumerate((in0, in1))]
         for node in range(self.inner):
-            total = None
-            for source in range(node + 2):
-                twice = doubled if source == 1 else states[source]
-                scales = relaxed.of_edge(self.cell_type, node, source)
-                live = None if relaxed.live is None else relaxed.live[self.cell_type][edge_index(node, source)]
-                value = self.edges[f"{node}_{source}"](states[source], twice, *scales, live)
-                total = value if total is None else total + value
-            assert total is not None
-            states.append(torch.relu(total))
-        return self.output(states[2:])
+            total = Sum()
+            for number, source in enumerate(sources):
+                scales = relaxed.of_edge(self.cell_type, node, number)
+                live = None if relaxed.live is None else relaxed.live[self.cell_type][edge_index(node, number)]
+                self._edge(node, number).add_to(total, source, *scales, live)
+            sources.append(self._source(node + 2, torch.relu(total.value())))
+        return self.output([source.x for source in sources[2:]])
 
     def hard(self, in0: Tensor, in1: Tensor, genotype: Genotype, relaxed: Relaxed | None = None) -> Tensor:
-        states, doubled = [in0, in1], self._doubled(in1)
+        sources = [self._source(number, x) for number, x in enumerate((in0, in1))]
         for node, pair in enumerate(genotype.cell(self.cell_type).nodes):
             values = []
             for edge in pair:
-                twice = doubled if edge.source == 1 else states[edge.source]
-                mixed = self.edges[f"{node}_{edge.source}"]
-                assert isinstance(mixed, MixedEdge)
                 scales = () if relaxed is None else relaxed.of_edge(self.cell_type, node, edge.source)
-                values.append(mixed.hard(states[edge.source], twice, edge.op, *scales))
-            states.append(torch.relu(values[0] + values[1]))
-        return self.output(states[2:])
+                values.append(self._edge(node, edge.source).hard(sources[edge.source], edge.op, *scales))
+            sources.append(self._source(node + 2, torch.relu(values[0] + values[1])))
+        return self.output([source.x for source in sources[2:]])
 
-    def _doubled(self, in1: Tensor) -> Tensor:
-        return upsample(in1) if self.cell_type == "up" else in1
+    def _edge(self, node: int, source: int) -> MixedEdge:
+        edge = self.edges[f"{node}_{source}"]
+        assert isinstance(edge, MixedEdge)
+        return edge
+
+    def _source(self, number: int, x: Tensor) -> Source:
+        return Source(x, role_of(self.cell_type, number), self.partial)
 
 
 class Supernet(nn.Module):

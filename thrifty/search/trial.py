@@ -18,6 +18,7 @@ from thrifty.nets.supernet_file import save_supernet
 from thrifty.prior import begin_at_frequencies
 from thrifty.results import Trial, read_run, write_json
 from thrifty.search.measures import COLLAPSED, SearchData, parameter_free_share
+from thrifty.search.profile import stopwatch, write_profile
 from thrifty.search.setting import Setting
 from thrifty.search.twolevel import DifferentiableSearch
 from thrifty.space import genotype as genotypes
@@ -46,9 +47,12 @@ def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> Non
     device = choose_device(arguments["device"])
     seed_everything(arguments["seed"], threads_for(arguments["cpus"]))
     search = make_search(study, space, prepared, setting, arguments["seed"], device)
-    record = run_epochs(search, arguments.get("until", setting.epochs), trial, report)
+    search.stopwatch = stopwatch(arguments.get("profile", False), device)
+    record = run_epochs(search, arguments.get("until", setting.epochs), trial, report, search.stopwatch)
     if len(record) < setting.epochs:
         return
+    if search.stopwatch.on:
+        write_profile(trial, search.stopwatch, setting.epochs)
     decoded = search.decode()
     dice = architecture_dice(study, prepared, search, decoded)
     store = prepared.store

@@ -29,6 +29,7 @@ from thrifty.space.decode import Decoded, decode
 from thrifty.space.genotype import Genotype, genotype_hash, to_json
 from thrifty.space.path import total_stride
 from thrifty.space.sample import draw
+from thrifty.stopwatch import Stopwatch
 from thrifty.train import cosine, make_optimiser
 
 DICE_BATCHES = 2
@@ -50,7 +51,7 @@ class DifferentiableSearch:
     ) -> None:
         self.costs, self.setting, self.settings, self.data = costs, setting, settings, data
         self.device, self.seed = device, seed
-        self.easing = Easing()
+        self.easing, self.stopwatch = Easing(), Stopwatch()
         space, size = costs.space, (costs.width, costs.levels, costs.channels, costs.classes)
         # channels_last: measured 2.7x faster on CPU for depth-wise and point-wise convolutions.
         self.supernet = Supernet(space, *size, settings.partial).to(device)
@@ -77,12 +78,15 @@ class DifferentiableSearch:
         weight_losses, architecture_losses = [], []
         for step in range(self.settings.steps):
             if learns:
-                architecture_losses.append(self.architecture_step(index, step))
-            weight_losses.append(self.weight_step(index, step))
+                with self.stopwatch("architecture step"):
+                    architecture_losses.append(self.architecture_step(index, step))
+            with self.stopwatch("weight step"):
+                weight_losses.append(self.weight_step(index, step))
         losses = _mean(weight_losses, index), _mean(architecture_losses, index) if learns else None
         learnt = [*self.supernet.parameters(), *self.architecture.parameters()]
         check_finite(learnt, f"a weight of the search is not finite after epoch {index}; {ADVICE}")
-        return self._record(index, *losses)
+        with self.stopwatch("decoding and guard"):
+            return self._record(index, *losses)
 
     def architecture_step(self, index: int, step: int) -> Tensor:
         """One step of alpha, beta and gamma on the architecture cases; returns the loss without the terms added to it."""
@@ -193,8 +197,9 @@ class DifferentiableSearch:
         return call_padded(forward, images, self.supernet.stride if genotype is None else total_stride(genotype.levels))
 
     def _batch(self, batches: Batches, index: int, step: int) -> tuple[Tensor, Tensor]:
-        images, masks = batches.draw(index, step)
-        return images.to(memory_format=torch.channels_last), masks
+        with self.stopwatch("data"):
+            images, masks = batches.draw(index, step)
+            return images.to(memory_format=torch.channels_last), masks
 
     def _plain(self, step: int) -> tuple[Tensor, Tensor]:
         """The same architecture cases in every epoch, not augmented."""
@@ -276,7 +281,7 @@ class DifferentiableSearch:
         """Mean foreground Dice of the mixture and of the decoded network, by the statistics of each batch."""
         totals, fixed = {"dice": 0.0, "dice_decoded": 0.0}, self._fixed()
         overlapping = self.data.architecture.store.overlapping
-        with torch.no_grad(), batch_statistics(self.supernet):
+        with self.stopwatch("validation"), torch.no_grad(), batch_statistics(self.supernet):
             for step in range(DICE_BATCHES):
                 images, masks = self._plain(step)
                 for key, logits in (
