@@ -116,9 +116,11 @@ def test_a_worker_writes_them_unless_they_are_switched_off(trial: Trial, wanted:
 
     reported: list[dict[str, Any]] = []
     monkeypatch.setattr(trials_worker.tune, "report", reported.append)
+    monkeypatch.setattr(trials_worker, "_tell_node", lambda: reported.append({trials_worker.NODE: "here"}))
     item = {"folder": str(trial.folder), "arguments": {}, "keep": "best", "versions": versions_that_must_agree()}
     item |= {"seconds_left": None, "retries": 0, "raised": str(trial.folder / "raised"), "tensorboard": wanted}
     trials_worker.make_trainable(learn)({"item": item})
-    assert [row["epoch"] for row in reported] == [0, 1, 2] and "hash" not in reported[0]
+    first, *epochs = reported
+    assert list(first) == [trials_worker.NODE] and [row["epoch"] for row in epochs] == [0, 1, 2] and "hash" not in epochs[0]
     assert trial.events.is_file() == wanted
     assert not wanted or [event.step for event in read_events(trial.events)[1:]] == [0, 1, 2]

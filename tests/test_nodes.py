@@ -69,22 +69,25 @@ def test_why_a_worker_died_is_told_from_its_node(monkeypatch: pytest.MonkeyPatch
         found.append(node_at("a", "127.0.0.1", there))
         alone = Nodes()
         alone.place("t0", "a")
-        assert alone.cause("t0") == alone.cause("never begun") == "its worker died (killed, or out of memory)"
+        assert alone.cause("t0") == alone.cause("never begun") == (trials_nodes.DIED, trials_nodes.DIED)
         found.append(node_at("b", "127.0.0.2", there))  # the same port of another address, where nothing listens
         several = Nodes()
         for trial, key in (("t0", "a"), ("t1", "b"), ("t2", "b"), ("t3", "gone before it was seen")):
             several.place(trial, key)
         several.place("t2", "a")
-        assert [several.cause(f"t{k}") for k in range(4)] == [
+        causes = [several.cause(f"t{k}") for k in range(4)]
+        assert [shown for _, shown in causes] == [
             "its worker on node 127.0.0.1 died (killed, or out of memory)",
             "its node 127.0.0.2 is lost",
             "its worker on node 127.0.0.1 died (killed, or out of memory)",
             "its worker died (killed, or out of memory)",
         ]
+        died = "its worker died (killed, or out of memory)"
+        assert [kept for kept, _ in causes] == [died, "its node is lost", died, died], "files say no address"
         found.append(node_at("c", "127.0.0.3", there))
         several.place("t4", "c")
-        assert several.cause("t4") == "its node 127.0.0.3 is lost", "also of a node that joined a moment ago"
-        assert several.cause("t1") == "its worker died (killed, or out of memory)", "its next attempt has not begun"
+        assert several.cause("t4")[1] == "its node 127.0.0.3 is lost", "also of a node that joined a moment ago"
+        assert several.cause("t1")[1] == died, "its next attempt has not begun"
 
 
 def test_lost_and_joined_nodes_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,9 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 def test_the_command(half: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, str(half.root), "--json")
     found = json.loads(out)
-    assert code == 0 and found["stages"][0]["count"] == {"done": 1, "running": 0, "waiting": 1, "interrupted": 1, "failed": 1}
+    assert code == 0 and found["stages"][0]["count"] == dict(
+        done=1, running=0, waiting=1, paused=0, interrupted=1, dropped=0, failed=1
+    )
     assert found["stages"][0]["best"][0] == {"budget": "3,000", "trial": "done", "dice": 0.8125}
     study = tmp_path / "small.yaml"
     study.write_text(f"name: small\nspace: tiny\nbudgets: [{BUDGET}]\n")

@@ -93,12 +93,13 @@ class Board:
             self.say(self.overview())
         self._refresh()
 
-    def finish(self, name: str, seconds: float, dice: float | None = None) -> None:
-        """`dice`: of the trial's result, where it has one; it takes the place of what its epochs had."""
+    def finish(self, name: str, seconds: float, dice: float | None = None, state: str = "done") -> None:
+        """`dice`: of the trial's result, where it has one; it takes the place of what its epochs had. `state`: paused, where it
+        waits for a decision."""
         line = self.lines[name]
         line.state, line.done = "done", line.epochs
         line.dice = line.dice if dice is None else dice
-        self._say(line, f"done after {format_seconds(seconds)}  {line.metrics}  ({self._count()})")
+        self._say(line, f"{state} after {format_seconds(seconds)}  {line.metrics}  ({self._count()})")
 
     def retry(self, name: str, reason: str) -> None:
         line = self.lines[name]

@@ -32,12 +32,13 @@ def bear(stage: str, failed: Mapping[str, str], total: int, resources: Resources
     """Goes on without the failed trials of a stage, and says so, if the study bears as many.
 
     Raises:
-        ThriftyError: all trials of the stage failed, or more of all stages than `max_failed_trials`.
+        ThriftyError: all trials of the stage failed (of searches, which run in parts, the stage itself looks for that), or more
+            of all stages than `max_failed_trials`.
     """
     others = len(failed_trials(run)) - len(failed)
     before = f" ({others} more failed before)" if others else ""
     text = f"{len(failed)} of {total} trials of {stage} failed{before}: {_named(failed)}"
-    if len(failed) == total or len(failed) + others > resources.max_failed_trials:
+    if (len(failed) == total and stage != "search") or len(failed) + others > resources.max_failed_trials:
         raise ThriftyError(f"{text}; the others are kept, {GO_ON}")
     print(f"{stage}: {text}; the study goes on without (--max-failures {resources.max_failed_trials})", flush=True)
 

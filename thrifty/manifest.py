@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +44,12 @@ class Manifest:
             self.rows[name]["faults"] = self.rows[name].get("faults", 0) + 1
         row = cost | self.rows.get(name, {}) | {"status": status, "error": None, "epochs": epochs, "arguments": settings}
         self.rows[name] = {"name": name, "folder": _relative(trial.folder, self.run.root)} | row
+
+    def drop_failed_but(self, names: Collection[str]) -> None:
+        """Failed trials of other names are no part of the study any more, and no failures of it; what they cost stays."""
+        for name, row in self.rows.items():
+            if row["status"] == "failed" and name not in names:
+                row |= {"status": "dropped", "error": "no longer part of the study"}
 
     def start(self, name: str) -> None:
         """An attempt begins."""

@@ -17,7 +17,7 @@ from thrifty.manifest import stored, stored_wall_seconds
 from thrifty.results import Run, Trial, read_json, read_jsonl, read_run
 
 SCHEMA = 1
-STATES = ("done", "running", "waiting", "interrupted", "failed")
+STATES = ("done", "running", "waiting", "paused", "interrupted", "dropped", "failed")
 Row = Mapping[str, Any]
 
 
@@ -116,7 +116,7 @@ def _stage(run: Run, stage: str, driver: Driver) -> StageProgress:
     state = _state(run, stage, trials, scored, driver)
     eta = None
     if state == "running":
-        waiting = [t for t in trials if t.status not in ("done", "failed")]
+        waiting = [t for t in trials if t.status not in ("done", "dropped", "failed")]
         left = [(t.epochs - t.done, t.pace) for t in waiting]
         eta = remaining_seconds(left, [t.pace for t in trials], sum(t.status == "running" for t in waiting))
     best = best_by_budget((t.budget, t.name, t.dice) for t in trials)
@@ -127,7 +127,9 @@ def _state(run: Run, stage: str, trials: Sequence[TrialProgress], scored: int | 
     if not trials and not scored:
         return "not started"
     ends = {"search": run.candidates, "select": run.pareto, "evaluate": run.summary}
-    if all(trial.status == "done" for trial in trials) and (stage not in ends or ends[stage].is_file()):
+    ended = stage not in ends or ends[stage].is_file()
+    borne = ("failed",) if ends.get(stage, run.summary).is_file() else ()  # the study went on without (--max-failures)
+    if ended and all(trial.status in ("done", "dropped", *borne) for trial in trials):
         return "done"
     return "running" if driver.alive else "unfinished"
 

@@ -35,6 +35,7 @@ from thrifty.trials_worker import Function, check_versions, make_trainable
 __all__ = ["Spec", "connect", "machines", "map_batches", "run_trials"]
 
 EXCEPTIONS = 3  # retries of a trial whose function raises, if max_failures allows as many
+WHOLE = ("retrain", "evaluate")  # stages that give all their trials at once
 PARTS = 2  # tasks for each place, when many items are to be done
 
 
@@ -67,6 +68,8 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     manifest = Manifest(run, stage, resources)
     for spec in specs:
         manifest.add(spec.name, spec.trial, spec.arguments, spec.epochs)
+    if stage in WHOLE:
+        manifest.drop_failed_but({spec.name for spec in specs})
     manifest.write()
     todo = [spec for spec in specs if not spec.trial.settled]
     if not todo:

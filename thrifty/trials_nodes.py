@@ -9,6 +9,7 @@ from typing import Any
 from thrifty.trials_connect import offer, ray
 
 KNOCK_SECONDS = 2.0
+DIED = "its worker died (killed, or out of memory)"
 
 
 class Nodes:
@@ -25,15 +26,16 @@ class Nodes:
         if node not in self._known:  # it has joined since the last news
             self._known |= _living()
 
-    def cause(self, trial: str) -> str:
-        """Of the death of a trial's worker, with the address of its node where the cluster has several."""
+    def cause(self, trial: str) -> tuple[str, str]:
+        """Of the death of a trial's worker: as files have it, and as the terminal shows it, with the address of its node where
+        the cluster has several. Files are passed on, and an address is nobody's business there."""
         node = self._known.get(self._where.pop(trial, ""))
         if node is None or len(self._known) == 1:
-            return "its worker died (killed, or out of memory)"
+            return DIED, DIED
         name = node["NodeManagerAddress"]
         if _answers(node):
-            return f"its worker on node {name} died (killed, or out of memory)"
-        return f"its node {name} is lost"
+            return DIED, DIED.replace("worker", f"worker on node {name}")
+        return "its node is lost", f"its node {name} is lost"
 
     def news(self) -> list[str]:
         """A line for each node that was lost or has joined since the last call."""

@@ -65,27 +65,29 @@ class Watch:
 
     def retry(self, name: str) -> None:
         refreshed(self.trials[name].folder)
-        reason = self._reason(name)
+        reason, shown = self._reason(name)
         self.manifest.set(name, "waiting", reason)
-        self.shown.retry(name, reason)
+        self.shown.retry(name, shown)
 
     def end(self, name: str) -> None:
         refreshed(self.trials[name].folder)
         if not self.trials[name].settled:
             self.fail(name, self.failed.get(name, "it ended without a result"))
             return
-        self.manifest.set(name, self.trials[name].state)
-        self.shown.finish(name, self.manifest.seconds(name), dice_of(self.trials[name]))
+        state = self.trials[name].state
+        self.manifest.set(name, state)
+        self.shown.finish(name, self.manifest.seconds(name), dice_of(self.trials[name]), state)
         self.trackers.end(name, failed=False)
 
     def lose(self, name: str) -> None:
         refreshed(self.trials[name].folder)
-        self.fail(name, self._reason(name))
+        self.fail(name, *self._reason(name))
 
-    def fail(self, name: str, reason: str) -> None:
+    def fail(self, name: str, reason: str, shown: str | None = None) -> None:
+        """`shown`: the reason as the terminal shows it, where that is another."""
         self.failed[name] = reason
         self.manifest.set(name, "failed", reason)
-        self.shown.fail(name, reason)
+        self.shown.fail(name, shown or reason)
         self.trackers.end(name, failed=True)
 
     def tick(self) -> None:
@@ -100,10 +102,14 @@ class Watch:
         if exceeded := self.limits.exceeded():
             raise ThriftyError(exceeded)
 
-    def _reason(self, name: str) -> str:
-        """The last line of the exception that ended an attempt; a worker that was killed could leave none."""
+    def _reason(self, name: str) -> tuple[str, str]:
+        """The last line of the exception that ended an attempt, for files and for the terminal; a worker that was killed could
+        leave none."""
         error = self.trials[name].error
-        return last_line(error.read_text(encoding="utf-8")) if error.is_file() else self.nodes.cause(name)
+        if not error.is_file():
+            return self.nodes.cause(name)
+        reason = last_line(error.read_text(encoding="utf-8"))
+        return reason, reason
 
     def close(self) -> None:
         """What Tune left unfinished has been stopped, or has ended unseen in the last moment."""

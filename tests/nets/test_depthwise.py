@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from thrifty.nets import depthwise as module
 from thrifty.nets.depthwise import depthwise, pointwise
+from thrifty.nets.source import Source
 
 
 @pytest.mark.parametrize(("size", "dilation"), [(3, 1), (3, 2), (5, 1), (7, 1), (5, 2), (3, 3)])
@@ -47,3 +48,14 @@ def test_pointwise_is_the_convolution_in_both_layouts(layout: torch.memory_forma
     wanted = torch.autograd.grad((expected * cotangent).sum(), [x, weight])
     for value, target in zip(torch.autograd.grad((found * cotangent).sum(), [x, weight]), wanted, strict=True):
         torch.testing.assert_close(value, target, rtol=0, atol=1e-12)
+
+
+def test_second_derivatives_are_right_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eigenvalue of the guard is held to them (tests/search/test_curvature.py)."""
+    monkeypatch.setattr(module, "LEAST_PIXELS", 0)
+    torch.manual_seed(0)
+    x = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    for dilation, size in ((1, 5), (2, 3)):
+        kernel = torch.randn(2, 1, size, size, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradgradcheck(lambda x, kernel, d=dilation: depthwise(x, kernel, dilation=d), (x, kernel))
+    assert torch.autograd.gradgradcheck(lambda x: Source(x, "normal").moments("same"), (x,))

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 STRIP = 3
 LEAST_PIXELS = 32 * 32
@@ -64,7 +63,6 @@ class _InStrips(torch.autograd.Function):
         return F.conv2d(x, kernel, None, 1, kernel.shape[-1] // 2, 1, kernel.shape[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:  # pyrefly: ignore[bad-override]
         (gradient,) = gradients
         x, kernel = ctx.saved_tensors

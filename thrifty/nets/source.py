@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from thrifty.nets.layers import upsample
 
@@ -82,7 +81,6 @@ class _Moments(torch.autograd.Function):
         return mean, variance
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         of_mean, of_variance = gradients
         x, mean = ctx.saved_tensors

@@ -125,6 +125,8 @@ def _dropped(study: Study, setting: Setting, name: str, seed: int, rung: Rung, t
 
 
 def take_back(run: Run, names: Sequence[str]) -> None:
-    """These searches are to go on, whatever was decided before."""
+    """Of these searches those that have finished, whatever was decided before. Until then they count as stopped, so that no
+    statistics take the others for a sample meanwhile."""
     for name in names:
-        remove(run.search_trial(name).dropped)
+        if run.search_trial(name).done:
+            remove(run.search_trial(name).dropped)

@@ -38,8 +38,8 @@ def run_stage(study: Study, run: Run) -> None:
     left = _race(study, run, race) if study.racing_seeds else race
     steady = [seed for seed in study.search_seeds if seed not in study.racing_seeds]
     keys = [(setting, seed) for setting in settings for seed in study.search_seeds if seed in steady or seed in left[setting]]
-    take_back(run, [setting.trial(seed) for setting, seed in keys])
     _run(study, run, [spec(study, run, *key) for key in keys])
+    take_back(run, [setting.trial(seed) for setting, seed in keys])
     every = [(setting, setting.trial(seed)) for setting in settings for seed in study.search_seeds]
     done = [(setting, name) for setting, name in every if run.search_trial(name).done]
     _check_budgets(settings, [setting for setting, _ in done])

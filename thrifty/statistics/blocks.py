@@ -35,7 +35,8 @@ class Blocks:
 def search_blocks(study: Study, run: Run) -> Blocks:
     """Of the search seeds that have finished, were stopped or failed anywhere.
 
-    Where any search was stopped by its score, those of the racing seeds that were not are left out too: they are the best of
+    Where any search is stopped by its score, also while a study without halving takes it up again, those of the racing seeds that
+    were not are left out too: they are the best of
     several. The reference seeds were chosen before anything was known of them.
     """
     results, dropped = trial_results(run, "search"), dropped_searches(run)
@@ -51,7 +52,7 @@ def search_blocks(study: Study, run: Run) -> Blocks:
             left_out[seed] = stopped.get(seed) or lost[seed]
         elif any((setting, seed) not in finished for setting in settings):
             left_out[seed] = "it is not finished for every setting"
-        elif dropped and seed in study.racing_seeds:
+        elif dropped and seed in study.search_seeds[study.search.halving.reference :]:
             left_out[seed] = OUTLIVED
     return Blocks(tuple(seed for seed in seeds if seed not in left_out), left_out)
 
