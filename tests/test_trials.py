@@ -42,8 +42,8 @@ def value_of(spec: Spec) -> int:
     return read_json(spec.trial.result)["value"]
 
 
-def manifest_rows(run: Run) -> dict[str, dict]:
-    return {row["name"]: row for row in read_json(run.root / "search" / "trials.json")["trials"]}
+def manifest_rows(run: Run, stage: str = "search") -> dict[str, dict]:
+    return {row["name"]: row for row in read_json(run.root / stage / "trials.json")["trials"]}
 
 
 @pytest.fixture
@@ -122,8 +122,12 @@ def test_a_study_goes_on_without_as_many_failed_trials_as_it_bears(run: Run, cap
     assert (failed["stage"], failed["trial"]) == ("search", "refuses") and failed["reason"].startswith("the budget of 10")
     with pytest.raises(ThriftyError, match=r"^1 of 2 trials of search failed: refuses"):
         run_trials("search", count_trial, specs, Resources(), run)
-    with pytest.raises(ThriftyError, match=r"^1 of 1 trials of search failed: refuses"):
-        run_trials("search", count_trial, specs[:1], Resources(max_failed_trials=9), run)
+    with pytest.raises(ThriftyError, match=r"^1 of 1 trials of retrain failed \(1 more failed before\): refuses"):
+        run_trials("retrain", count_trial, specs[:1], Resources(max_failed_trials=9), run)
+    run_trials("retrain", count_trial, specs[1:], Resources(), run)
+    row = manifest_rows(run, "retrain")["refuses"]
+    assert (row["status"], row["error"]) == ("dropped", "no longer part of the study"), "it stands in nobody's way"
+    assert [row["stage"] for row in failed_trials(run)] == ["search"]
 
 
 @pytest.mark.usefixtures("ray_local")

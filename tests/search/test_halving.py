@@ -184,6 +184,11 @@ def test_without_a_scheduler_the_stopped_ones_go_on_where_they_were(halved: tupl
     before, done = len(toy.asked), {path: path.stat().st_mtime_ns for path in run.search.glob("*/result.json")}
     grown = toy_study(search=HALVING | {"scheduler": "none"})
     run = open_run(run.root, grown)
+    toy.dies = before + 9
+    with pytest.raises(KeyboardInterrupt):
+        stage.run_stage(grown, run)
+    assert search_blocks(grown, run).seeds == (0, 1), "seed 3 has outlived others, until these have finished as well"
+    toy.dies = -1
     stage.run_stage(grown, run)
     assert len(toy.asked) == len(set(toy.asked)) == 70 and toy.asked[before:][0][1] in (2, 4)
     assert dropped_searches(run) == [] and not list(run.search.glob("*/dropped.json"))
@@ -226,6 +231,23 @@ def test_a_search_that_fails_is_out_of_the_race_and_out_of_the_blocks(tmp_path: 
     blocks = search_blocks(study, run)
     assert blocks.seeds == (1,) and blocks.left_out[0] == f"{NAME}0 failed: the loss is not finite"
     assert len(toy.asked) == len(set(toy.asked)), "the second run did nothing again"
+
+
+def test_a_rung_in_which_all_fail_stops_no_study_that_bears_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All five racing searches fail in the first rung; the reference seeds go on."""
+    toy = Toy(monkeypatch)
+    whole = toy.search
+
+    def fails(arguments: dict[str, Any], trial: Trial, report: Any) -> None:
+        if arguments["seed"] not in (0, 1):
+            raise ThriftyError("the loss is not finite")
+        whole(arguments, trial, report)
+
+    monkeypatch.setattr(stage, "search_trial", fails)
+    study = toy_study(resources={"max_failed_trials": 5})
+    run = open_run(tmp_path / "run", study)
+    stage.run_stage(study, run)
+    assert [row["trial"] for row in read_jsonl(run.candidates)] == [f"{NAME}0", f"{NAME}1"]
 
 
 def test_a_seed_without_one_setting_counts_nowhere(tmp_path: Path) -> None:
