@@ -23,8 +23,8 @@ OBJECTS_NOTE = (
     "without a single pixel of the class. Sensitivity and false objects are means over patients."
 )
 CALIBRATION_NOTE = (
-    "Of the probabilities of foreground classes, before post-processing, in ten bins over all pixels. ECE: |mean probability - "
-    "share of pixels that are of the class|, weighted by pixels; `ECE above 0.1`: without the first bin, in which nearly all of "
+    "Of the probabilities of all foreground classes, those that no test case holds too, before post-processing, in ten bins over "
+    "all pixels. ECE: |mean probability - share of pixels that are of the class|, weighted by pixels; `ECE above 0.1`: without the first bin, in which nearly all of "
     "the background is; MCE: the largest of a single bin."
 )
 
