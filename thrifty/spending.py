@@ -14,9 +14,7 @@ from thrifty.statistics.study import cost_of
 Row = Mapping[str, Any]
 
 
-def spending(
-    run: Run, networks: Sequence[Row], luck: Sequence[Row], compared: Collection[str] | None = None
-) -> dict[str, Any]:
+def spending(run: Run, networks: Sequence[Row], luck: Sequence[Row], compared: Collection[str] | None = None) -> dict[str, Any]:
     """summary["spending"].
 
     `hours` count all attempts of all trials, lost ones included, as the ledger does; `per_network` and `random_search` count only

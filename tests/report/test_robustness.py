@@ -40,5 +40,5 @@ def test_what_evaluate_needs_is_told(tmp_path: Path) -> None:
     evaluate = study.evaluate.model_copy(update={"transfer": "Second set", "nnunet": "n.json", "surface_tolerance": 1.0})
     text = "\n".join(repeat_section(gather(study.model_copy(update={"evaluate": evaluate}), run)))
     assert "the second data set Second set there too" in text and "results of nnU-Net n.json" in text
-    command = """thrifty evaluate small.yaml evaluate.surface_tolerance=1.0 'evaluate.transfer="Second set"' 'evaluate.nnunet="n.json"'"""
-    assert command in text and "export THRIFTY_DATA" in text
+    changed = """evaluate.surface_tolerance=1.0 'evaluate.transfer="Second set"' 'evaluate.nnunet="n.json"'"""
+    assert f"thrifty evaluate small.yaml {changed}" in text and "export THRIFTY_DATA" in text

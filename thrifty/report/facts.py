@@ -53,8 +53,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class Facts:
-    """`scores`: Dice of every network by patient, `compared`: those whose seeds count. `epochs`: for (budget, width, levels, epochs) the epochs of every seed that
-    counts. `running`: searches that have begun and are neither finished nor stopped early; those that were are `dropped`.
+    """`scores`: Dice of every network by patient, `compared`: those whose seeds count. `epochs`: for
+    (budget, width, levels, epochs) the epochs of every seed that counts. `running`: searches that have begun
+    and are neither finished nor stopped early; those that were are `dropped`.
     `counted`: the classes that means are taken of, None where nothing is evaluated yet.
     """
 

@@ -24,8 +24,8 @@ OBJECTS_NOTE = (
 )
 CALIBRATION_NOTE = (
     "Of the probabilities of all foreground classes, those that no test case holds too, before post-processing, in ten bins over "
-    "all pixels. ECE: |mean probability - share of pixels that are of the class|, weighted by pixels; `ECE above 0.1`: without the first bin, in which nearly all of "
-    "the background is; MCE: the largest of a single bin."
+    "all pixels. ECE: |mean probability - share of pixels that are of the class|, weighted by pixels; `ECE above 0.1`: "
+    "without the first bin, in which nearly all of the background is; MCE: the largest of a single bin."
 )
 
 
@@ -146,7 +146,11 @@ def _subgroups(columns: Sequence[Row]) -> list[str]:
             for value in found["values"]
         ]
         column = plain_text(found["column"])
-        few = [plain_text(value["value"]) for value in found["values"] if any(one["ci95"] is None for one in value["networks"].values())]
+        few = [
+            plain_text(value["value"])
+            for value in found["values"]
+            if any(one["ci95"] is None for one in value["networks"].values())
+        ]
         lines += [f"### By {column}", table((column, "patients", "cases", *networks), rows)]
         told = [f"Too few patients for an interval: {', '.join(few)}."] if few else []
         if found["largest"] is not None:
@@ -171,7 +175,9 @@ def _objects(found: Row | None) -> list[str]:
     if not rows:
         return []
     bounds = dict.fromkeys((label, *one["bounds"]) for classes in (found or {}).values() for label, one in classes.items())
-    sizes = "; ".join(f"{plain_text(label)}: small up to {small:g} pixels, medium up to {medium:g}" for label, small, medium in bounds)
+    sizes = "; ".join(
+        f"{plain_text(label)}: small up to {small:g} pixels, medium up to {medium:g}" for label, small, medium in bounds
+    )
     columns = ("network", "class", "objects", "small found", "medium found", "large found", "all found", "false objects a case")
     return ["### Objects", table(columns, rows), f"{OBJECTS_NOTE} {sizes}."]
 
@@ -217,7 +223,8 @@ def _transfer(found: Row | None) -> list[str]:
         dice, hd95 = one["dice"], one["hd95"]
         distance = ABSENT if hd95["mean"] is None else f"{hd95['mean']:.2f} {hd95['unit']}"
         rows.append([name, number(dice["mean"]), number(dice["sd_seeds"]), _span(dice["ci95"]), distance])
-    text = f"All {found['cases']:,} cases of {plain_text(found['source'])} ({found['patients']:,} patients); nothing was trained on them."
+    source, patients = plain_text(found["source"]), f"{found['patients']:,} patients"
+    text = f"All {found['cases']:,} cases of {source} ({patients}); nothing was trained on them."
     columns = ("network", "Dice", "sd over seeds", "95 % interval", "HD95")
     return ["### Another data set", table(columns, rows), text, *_paired(found["paired"])]
 
@@ -225,12 +232,12 @@ def _transfer(found: Row | None) -> list[str]:
 def _nnunet(found: Row | None) -> list[str]:
     if not found:
         return []
-    number_of = found[found["unit"] + "s"]
+    number_of, source = found[found["unit"] + "s"], plain_text(found["source"])
     if found["missing"]:
         lacks = f"lacks {len(found['missing'])} of the {number_of} test {found['unit']}s ({_some(found['missing'])})"
-        return ["### nnU-Net", f"{plain_text(found['source'])} {lacks}, so it is not compared."]
+        return ["### nnU-Net", f"{source} {lacks}, so it is not compared."]
     text = (
-        f"Taken in from {plain_text(found['source'])}, not trained here: {number_of} test {found['unit']}s, matched by name; Dice "
+        f"Taken in from {source}, not trained here: {number_of} test {found['unit']}s, matched by name; Dice "
         f"{found['dice']['mean']:.4f} ({_span(found['dice']['ci95'])}). How it was trained, and on what, is not known here."
     )
     return ["### nnU-Net", text, *_paired(found["paired"])]

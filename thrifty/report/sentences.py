@@ -96,7 +96,8 @@ def _over_searches(statistics: Row | None) -> list[str]:
     rows = (statistics or {}).get("searches", ())
     known = [row for row in rows if row["decoded"]["sd"] is not None]
     parts = [
-        f"{100 * row['decoded']['sd']:.2f} points for the budget {row['budget']:,}{_setting(row, rows)} ({row['decoded']['number']} seeds)"
+        f"{100 * row['decoded']['sd']:.2f} points for the budget {row['budget']:,}{_setting(row, rows)} "
+        f"({row['decoded']['number']} seeds)"
         for row in known
     ]
     return [f"over search seeds that of what each search decoded varies by {_listed(parts)}"] if parts else []

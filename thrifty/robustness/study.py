@@ -64,9 +64,7 @@ class More:
         tables["calibration"] = [row for result in results for row in _bins(result)]
         return {name: rows for name, rows in tables.items() if rows}
 
-    def summary(
-        self, rows: Sequence[Row], volumes: Sequence[Row], compared: Collection[str] | None = None
-    ) -> dict[str, Any]:
+    def summary(self, rows: Sequence[Row], volumes: Sequence[Row], compared: Collection[str] | None = None) -> dict[str, Any]:
         """`robustness` of summary.json (docs/robustness.md), from the rows of per_case.csv and per_volume.csv.
 
         Networks that are not `compared` (None: all are) have their numbers, and are in no comparison.
