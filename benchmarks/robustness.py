@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from thrifty.data.prepare import open_prepared
+from thrifty.evaluate import measure
 from thrifty.networks import read_networks, trial_keys
 from thrifty.report.robustness import robustness_section
 from thrifty.results import read_json, read_run
 from thrifty.robustness.study import More
-from thrifty.robustness.trial import robustness_trial
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     more = More(study, run, open_prepared(run), done)
     for spec in more.specs():
         if not spec.trial.done:
-            robustness_trial(spec.arguments, spec.trial, lambda row: None)
+            measure(spec.arguments, spec.trial, lambda row: None)
             print(f"{spec.name}: {read_json(spec.trial.result)['seconds']:.0f} s", flush=True)
     rows = [row for key in done for row in read_json(run.evaluate_trial(*key).result)["cases"]]
     print("\n\n".join(robustness_section(more.summary(rows, []), [])))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from skimage.io import imread
 from sklearn.metrics import f1_score
 
 from tests.small_study import BUDGET, run_here, small_run, small_study
+from tests.summary_table import schema
 from thrifty import evaluate, retrain, trials
 from thrifty.data.prepare import open_prepared
 from thrifty.errors import ThriftyError
@@ -98,6 +100,10 @@ def test_summary_agrees_with_the_table(evaluated: Run) -> None:
     assert sum(data["sets"].values()) == 12
     assert summary["cost"] == read_json(evaluated.ledger)["cost"]
     assert (summary["cost"]["retrain"]["trials"], summary["cost"]["evaluate"]["trials"]) == (5, 10)
+
+
+def test_the_summary_is_of_the_published_schema(evaluated: Run) -> None:
+    jsonschema.validate(read_json(evaluated.summary), schema())
 
 
 def test_examples_are_the_predictions_of_the_first_seed(evaluated: Run) -> None:

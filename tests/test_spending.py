@@ -85,6 +85,36 @@ def test_random_search_at_equal_hours_or_why_there_is_none(run: Run) -> None:
     )
 
 
+def test_what_a_search_decoded_costs_that_search(run: Run) -> None:
+    listed = networks()
+    listed.append(listed[-1] | {"name": "decoded_a", "parameters": 50_000, "dice": {"mean": 0.8, "per_seed": [0.8]}})
+    row = spending(run, listed, [])["per_network"][-1]
+    assert (row["network"], row["search_hours"], row["training_hours"]) == ("decoded_a", 2.0, 0.0)
+
+
+def test_stopped_searches_belong_to_their_budget(run: Run) -> None:
+    row = {"trial": "d", "budget": 100, "seconds": 1800, "cpus": 2, "gpus": 0, "reason": "stopped"}
+    write_json(run.search_trial("d").folder / "dropped.json", row | dict.fromkeys(("seed", "width", "levels", "epochs"), 1))
+    hours = {(row["purpose"], row["budget"]): row for row in spending(run, networks(), [])["hours"]}
+    assert hours["searching", 100]["cpu_hours"] == 5 and ("searching, unfinished", None) not in hours
+
+
+def test_random_search_is_of_the_networks_of_the_statistics(run: Run) -> None:
+    kept = [name for name in DICE if name != "random_100_2"]
+    (row,) = spending(run, networks(), chance(run, networks(kept)), kept)["random_search"]
+    assert row["random"] == 2 and row["random_best"] == 0.74 and row["missing"].startswith("only 2 random networks")
+    (row,) = spending(run, networks(), [])["random_search"]
+    assert row["probability"] is None and "left out of the statistics" in row["missing"]
+
+
+def test_hours_of_two_units_are_not_added(run: Run) -> None:
+    """Only the U-Net was trained on a GPU, so all hours are of GPUs, of which the search had none."""
+    result = {"trial": "unet/seed_0", "network": "unet", "seconds": 3600, "cpus": 2, "gpus": 1}
+    write_json(run.retrain_trial("unet", 0).result, result)
+    row = spending(run, networks(), [])["per_network"][0]
+    assert (row["search_hours"], row["training_hours"], row["dice_per_hour"]) == (0.0, 0.0, None)
+
+
 def test_gpus_are_counted_where_there_are_some(run: Run) -> None:
     write_json(run.search_trial("a").result, {"trial": "a", "budget": 100, "seconds": 3600, "cpus": 2, "gpus": 0.5})
     found = spending(run, networks(), [])

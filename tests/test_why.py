@@ -93,6 +93,12 @@ def test_what_it_was_chosen_against() -> None:
     assert not re.search(r"eeee", text), "it is over the budget"
 
 
+def test_finalists_whose_training_failed() -> None:
+    one = {"epochs": 1, "steps": 5, "seeds": 2, "seconds": 30.0, "dice": {"bbbb": [], "aaaa": []}}
+    text, tables = page(one, b3000=[kept("bbbb", [0.7, 0.8], 1), kept("aaaa", None, None)])
+    assert "The training of the others failed." in text and tables["3,000"][1]["short Dice"] == "–"
+
+
 def test_what_searches_passed_is_told() -> None:
     pool = [{"hash": "aaaa", "times": 3, "origins": [{"trial": "search_s1"}, {"trial": "search_s3"}]}]
     text = why_text(STUDY, outcome([]), ROWS, SEARCHED, pool)

@@ -30,6 +30,7 @@ from thrifty.robustness.study import More
 from thrifty.robustness.transfer import KIND as TRANSFER
 from thrifty.robustness.trial import KIND as ROBUSTNESS
 from thrifty.robustness.trial import robustness_trial
+from thrifty.statistics.blocks import Blocks, compared
 from thrifty.summary import counted_keys, rows_of, summarise
 from thrifty.train import Report, choose_device, seed_everything, threads_for
 
@@ -75,7 +76,9 @@ def run_stage(study: Study, run: Run) -> None:
     summary = summarise(study, run, prepared, keys, missing, rows, volumes)
     _write_tables(run, more)
     counted = counted_keys(study, run, keys, missing)
-    robustness = more.of(counted).summary(rows_of(counted, rows), rows_of(counted, volumes))
+    blocks = [Blocks.from_json(summary["blocks"][name]) for name in ("search", "retrain")]
+    kept = compared((key[:2] for key in counted), *blocks)
+    robustness = more.of(counted).summary(rows_of(counted, rows), rows_of(counted, volumes), kept)
     write_json(run.summary, {**summary, "robustness": robustness})
 
 

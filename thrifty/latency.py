@@ -32,11 +32,11 @@ Clock = Callable[[], float]
 
 
 def latency_ms(genotype: Genotype, patch: tuple[int, int], runs: int = RUNS) -> float:
-    """Milliseconds of one image of `patch` pixels (height, width) through the built network, without gradients: one CPU thread,
-    median of several runs."""
+    """Milliseconds of one image of `patch` pixels (height, width) through the built network, without gradients, as a
+    prediction runs it: one CPU thread, median of several runs."""
     network = DerivedNetwork(genotype)
-    network.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
-    image = torch.zeros(1, genotype.channels, *patch).to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]  # as build_network has it
+    image = torch.zeros(1, genotype.channels, *patch)
     with pinned_threads(1), evaluating(network):
         seconds = [_seconds(network, image, time.perf_counter) for _ in range(WARM_UP + runs)]
     return 1e3 * statistics.median(seconds[WARM_UP:])

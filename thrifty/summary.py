@@ -28,8 +28,8 @@ from thrifty.spending import spending
 from thrifty.start import FINETUNED
 from thrifty.statistics.blocks import (
     Blocks,
+    compared,
     notes_on_blocks,
-    of_left_out_search,
     retrain_blocks,
     search_blocks,
     why_missing,
@@ -75,7 +75,9 @@ def summarise(
         size = {"latency_ms": latencies.get(name), "weights_bytes": weights_bytes(run, keys, name)}
         described = describe(specs[name], study.data.patch_size)
         networks.append({**described, **size, **training(trained), **scores(*mine), **claims})
-    found = _statistics(run, networks, counted[0], search, retrain)
+    kept = compared((key[:2] for key in keys), search, retrain)
+    own = [network for network in networks if network["name"] in kept]
+    found = statistics(run, own, [row for row in counted[0] if row["network"] in kept])
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -106,7 +108,7 @@ def summarise(
         "statistics": found,
         "stability": stability(study, run, search, retrain),
         "cost": ledger(run)["cost"],
-        "spending": spending(run, networks, found["luck"]),
+        "spending": spending(run, networks, found["luck"], kept),
     }
 
 
@@ -132,13 +134,6 @@ def _seeds_of(network: str, keys: Sequence[Key], blocks: Blocks) -> set[int]:
     """Of the trainings of a network, the seeds that count; all of them where none does."""
     own = {seed for name, seed, _ in keys if name == network}
     return own & set(blocks.seeds) or own
-
-
-def _statistics(run: Run, networks: Sequence[Row], rows: Sequence[Row], search: Blocks, retrain: Blocks) -> dict[str, Any]:
-    """Of the networks with seeds that count; what a search decoded whose own seed does not count is not among them."""
-    whole = {row["network"] for row in rows if row["seed"] in retrain.seeds}
-    kept = {n["name"] for n in networks if n["name"] in whole and not of_left_out_search(n["name"], search)}
-    return statistics(run, [n for n in networks if n["name"] in kept], [row for row in rows if row["network"] in kept])
 
 
 def notes(study: Study, names: Sequence[str]) -> list[str]:

@@ -139,6 +139,8 @@ def _decided(ranked: Sequence[Row]) -> str:
     first, second = ranked[:2]
     if not first.get("short_dice"):
         return f"The score decided: {first['score']:.4f} against {second['score']:.4f} of `{second['hash']}`."
+    if not second.get("short_dice"):
+        return "The training of the others failed."
     if first["short_epochs"] != second["short_epochs"]:
         return f"It alone was left after {plural(second['short_epochs'], 'epoch')}."
     return (

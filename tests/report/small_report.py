@@ -15,6 +15,7 @@ from thrifty.statistics.paired import paired_tests
 from thrifty.statistics.study import groups_of, seeds_row
 from thrifty.statistics.variance import variance_rows
 
+NASTY = "<script>alert(1)</script> ![x](http://127.0.0.1:9/x.png) *a* `b` | c"
 LABELS = ("background", "left|right <script>alert(1)</script>", "![x](http://127.0.0.1:9/x.png) *a* [b](http://127.0.0.1:9)", "c")
 
 
@@ -25,9 +26,40 @@ def full_run(root: Path) -> tuple[Study, Run, dict[str, Any]]:
         network["false_positives"] = false_positives()
     summary["data"] |= {"labels": list(LABELS), "overlapping": False}
     summary["notes"] = [f"class {LABELS[1]} is in no test case; no mean counts it"]
+    summary["robustness"] = robustness()
     summary |= {"statistics": statistics(run, summary["networks"]), "stability": stability()}
     write_json(run.summary, summary)
     return study, run, summary
+
+
+def robustness() -> dict[str, Any]:
+    """Names of patients, cases, columns, values, classes and files are the user's; a class of nnU-Net is one of the table."""
+    mean = {"mean": 0.5, "ci95": None}
+    size = {"objects": 3, "found": 1.0, "sensitivity": 0.5, "patients": 3, "ci95": [0.25, 0.75]}
+    sizes = dict.fromkeys(("small", "medium", "large", "all"), size)
+    group = {"cases": 7, "patients": 7, "networks": {"found_9000": {"dice": 0.5, "ci95": None}}}
+    gaps = {"found_9000": {"high": NASTY, "low": "__b__", "difference": 0.1}}
+    values = [{"value": value, **group} for value in (NASTY, "__b__")]
+    paired = {
+        "found": "found_9000",
+        "against": "nnunet",
+        "patients": 3,
+        "difference": 0.01,
+        "ci95": None,
+        "p": None,
+        "p_holm": None,
+    }
+    worst = {"patients": [NASTY], "cases": ["__b__", NASTY], "dice": 0.1}
+    scores = {"dice": {**mean, "sd_seeds": None}, "hd95": {"mean": 1.5, "unit": "px"}}
+    return {
+        "subgroups": [{"column": NASTY, "values": values, "gaps": gaps, "largest": "found_9000"}],
+        "worst": {"share": 0.05, "networks": {"found_9000": worst}, "paired": []},
+        "nnunet": {"source": NASTY, "unit": "case", "cases": 3, "missing": [], "dice": mean, "paired": [paired],
+                   "dice_per_class": dict.fromkeys(LABELS[1:3], 0.6125)},
+        "transfer": {"source": NASTY, "cases": 4, "patients": 3, "networks": {"found_9000": scores}, "paired": []},
+        "objects": {"found_9000": {LABELS[1]: {**sizes, "bounds": [3, 9], "false": mean}}},
+        "corruptions": None, "surfaces": None, "calibration": None,
+    }  # fmt: skip
 
 
 def false_positives() -> dict[str, Any]:

@@ -134,4 +134,4 @@ def test_missing_cases_are_named_and_nothing_is_compared() -> None:
     assert taken_in_row({"nnunet": found}, ("network",)) == [] == taken_in_row(None, ("network",))
     nothing = dict.fromkeys(("transfer", "corruptions", "surfaces", "objects", "calibration"))
     text = "\n".join(robustness_section({"subgroups": [], "worst": {"networks": {}}, "nnunet": found, **nothing}, []))
-    assert "`s.json` lacks 2 of the 16 test cases (c3, c5), so it is not compared." in text
+    assert "s.json lacks 2 of the 16 test cases (c3, c5), so it is not compared." in text

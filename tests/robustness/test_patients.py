@@ -55,13 +55,17 @@ def test_worst_patients_by_hand() -> None:
     assert (row["found"], row["against"], row["patients"]) == ("found_9", "unet", 41) and row["difference"] == pytest.approx(0)
     low, high = row["ci95"]
     assert low < 0 < high
+    forty = {name: {p: value for p, value in own.items() if p != "p40"} for name, own in (("found_9", scores), ("unet", other))}
+    (row,) = worst_patients(forty, {p: [p] for p in scores})["paired"]
+    assert row["patients"] == 40 and row["ci95"] is None, "5 % are two patients"
+    assert worst_patients(forty, {p: [p] for p in scores}, {"found_9"})["paired"] == [], "the other may not be compared"
     few = {f"p{k}": 0.1 * k for k in range(5)}
     found = worst_patients({"found_9": few, "unet": {p: v + 0.3 for p, v in few.items()}}, {p: [p] for p in few})
     assert found["paired"][0]["ci95"] is None and found["paired"][0]["difference"] == pytest.approx(-0.3)
 
 
 def test_random_networks_are_one_rival_by_their_mean() -> None:
-    names = [f"p{k}" for k in range(8)]
+    names = [f"p{k}" for k in range(41)]
     scores = {
         "found_9": dict.fromkeys(names, 0.5),
         "random_9_0": dict.fromkeys(names, 0.2),

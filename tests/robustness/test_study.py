@@ -23,6 +23,7 @@ from thrifty.predictor import load
 from thrifty.preflight import validate
 from thrifty.results import Run, open_run, read_json, write_json
 from thrifty.robustness.corruptions import CORRUPTIONS, worsened_image, worsened_mask
+from thrifty.robustness.study import More
 from thrifty.robustness.trial import some_cases
 from thrifty.space.schema import load_space
 
@@ -112,6 +113,17 @@ def test_summary_agrees_with_the_tables(run: Run) -> None:
         truth = sum(int(row["of_the_class"]) for row in bins)
         assert truth == 2 * sum(sum(store.places[i].class_pixels[1:]) for i in store.indices(prepared.splits.test))
     assert set(found["objects"]) == set(found["worst"]["networks"]) == set(NAMES) and found["subgroups"] == []
+
+
+def test_worse_images_stay_where_the_first_seed_is_left_out(run: Run) -> None:
+    keys = trial_keys(STUDY, NAMES)
+    more = More(STUDY, run, open_prepared(run), keys).of([key for key in keys if key[1] == 1])
+    rows = [row for key in more.keys for row in read_json(run.evaluate_trial(*key).result)["cases"]]
+    found, whole = more.summary(rows, [], NAMES), read_json(run.summary)["robustness"]
+    assert found["corruptions"] == whole["corruptions"] and found["calibration"] != whole["calibration"]
+    alone = more.summary(rows, [], NAMES[:1])
+    assert set(alone["worst"]["networks"]) == set(alone["corruptions"]["networks"]) == set(NAMES)
+    assert alone["worst"]["paired"] == alone["corruptions"]["paired"] == [] and found["worst"]["paired"]
 
 
 def test_nothing_is_measured_twice_and_what_changes_is_measured_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,16 @@ def test_a_profile_accounts_for_the_time_and_changes_nothing(tmp_path: Path) -> 
     assert "no profile" in profile_table(run)
 
 
+def test_a_profile_is_of_the_epochs_that_this_process_ran(tmp_path: Path) -> None:
+    _, run, _ = search_run(tmp_path)
+    trial = run.search_trial("resumed")
+    with pytest.raises(Stopped):
+        search_trial(arguments(run), trial, stop_after(0))
+    search_trial({**arguments(run), "profile": True}, trial, lambda row: None)
+    profile = read_json(trial.profile)
+    assert (profile["epochs"], profile["steps"]) == (2, 2 * SEARCH["steps"])
+
+
 def test_seeds_differ_and_equal_seeds_agree(tmp_path: Path) -> None:
     _, run, _ = search_run(tmp_path)
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

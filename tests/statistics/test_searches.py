@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
+from tests.report.test_sentences import FOUND
+from thrifty.report.sentences import three_sentences
 from thrifty.report.statistics import statistics_section
 from thrifty.statistics.paired import rivals
 from thrifty.statistics.searches import search_rows
@@ -39,6 +41,15 @@ def test_difference_and_welch_interval_by_hand() -> None:
     assert row["decoded"] == {"number": 3, "mean": pytest.approx(0.78), "sd": pytest.approx(0.03), "low": 0.75, "high": 0.81}
     assert row["found"] == 0.80 and row["below_found"] == 2
     assert single["random"] is None and single["difference"] is None and single["decoded"]["sd"] is None
+
+
+def test_settings_of_a_budget_are_samples_of_their_own() -> None:
+    other = {f"decoded_b900_w12_d3_e5_s{seed}": 0.3 + seed / 50 for seed in (0, 1)}
+    rows = {row["setting"]: row for row in search_rows({**MEANS, **other})}
+    assert list(rows) == ["b900_w8_d3_e5", "b900_w12_d3_e5", "b90_w8_d3_e5"]
+    assert rows["b900_w8_d3_e5"] == search_rows(MEANS)[0] and rows["b900_w12_d3_e5"]["networks"] == list(other)
+    stable = three_sentences([FOUND], [], {"searches": list(rows.values())}, None)[1]
+    assert "3.00 points for the budget 900, setting b900_w8_d3_e5 (3 seeds)" in stable
 
 
 def test_nothing_is_claimed_without_a_spread() -> None:

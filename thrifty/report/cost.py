@@ -17,8 +17,9 @@ RANDOM_COLUMNS = ("found network", "searching, selecting", "one training", "draw
 HOURS_NOTE = "Hours of all attempts, those that died included. Hours of one machine are not those of another."
 RATIO_NOTE = (
     "`Dice / hour` counts searching and selecting for the budget (an equal part of a selection for several) and one training "
-    "for a found network, one training for all others. Both ratios reward whatever is small: half the parameters at a tenth less "
-    "Dice look better and may be useless. They compare networks of this table only, not data sets, not machines."
+    "for a found network, the search itself and one training for what a search decoded (`decoded_`), "
+    "one training for all others. Both ratios reward whatever is small: half the parameters at a tenth less Dice look better and "
+    "may be useless. They compare networks of this table only, not data sets, not machines."
 )
 RANDOM_NOTE = (
     "`draws`: random networks of the same budget that could be trained in the hours of searching and selecting; `P`: the "

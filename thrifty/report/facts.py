@@ -13,7 +13,7 @@ from thrifty.ledger import dropped_searches
 from thrifty.metrics import present_classes
 from thrifty.results import Run, Trial, read_json, read_jsonl
 from thrifty.space.genotype import Genotype, load
-from thrifty.statistics.blocks import search_blocks
+from thrifty.statistics.blocks import Blocks, compared, search_blocks
 
 NETWORK_KEYS = (
     "name", "kind", "budget", "parameters", "macs", "seeds", "dice", "iou", "hd95", "dice_per_class", "dice_volume",
@@ -53,8 +53,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class Facts:
-    """`scores`: Dice of every network by patient. `epochs`: for (budget, width, levels, epochs) the epochs of every seed that
-    counts. `running`: searches that have begun and are neither finished nor stopped early; those that were are `dropped`.
+    """`scores`: Dice of every network by patient, `compared`: those whose seeds count. `epochs`: for
+    (budget, width, levels, epochs) the epochs of every seed that counts. `running`: searches that have begun
+    and are neither finished nor stopped early; those that were are `dropped`.
     `counted`: the classes that means are taken of, None where nothing is evaluated yet.
     """
 
@@ -69,6 +70,7 @@ class Facts:
     genotypes: Mapping[int, Genotype]
     counted: frozenset[int] | None
     scores: Mapping[str, Mapping[str, float]]
+    compared: frozenset[str]
     examples: tuple[Row, ...]
     environment: dict[str, Any] | None
     cost: Mapping[str, Any]
@@ -109,6 +111,7 @@ def gather(study: Study, run: Run) -> Facts:
         genotypes={budget: load(path, study.allow_code) for budget, path in run.genotypes().items()},
         counted=_counted(rows) if rows else None,
         scores=patient_scores(_of_blocks(rows, summary)),
+        compared=_compared(rows, summary),
         examples=tuple(_examples(run)),
         environment=read_json(run.environment) if run.environment.is_file() else None,
         cost=summary["cost"] if summary else (read_json(run.ledger).get("cost", {}) if run.ledger.is_file() else {}),
@@ -201,6 +204,17 @@ def _of_blocks(rows: list[dict[str, str]], summary: Mapping[str, Any] | None) ->
     seeds = {str(seed) for seed in summary["blocks"]["retrain"]["seeds"]}
     having = {row.get("network") for row in rows if row.get("seed") in seeds}
     return [row for row in rows if row.get("seed") in seeds or row.get("network") not in having]
+
+
+def _compared(rows: Sequence[Row], summary: Mapping[str, Any] | None) -> frozenset[str]:
+    """The networks that the statistics of the summary compare too."""
+    try:
+        runs = {(row["network"], int(row["seed"])) for row in rows}
+    except ValueError as error:
+        raise ThriftyError(f"per_case.csv needs a whole number as seed: {one_line(repr(error))}") from None
+    if not summary or "blocks" not in summary:
+        return frozenset(network for network, _ in runs)
+    return frozenset(compared(runs, *(Blocks.from_json(summary["blocks"][name]) for name in ("search", "retrain"))))
 
 
 def patient_scores(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+
 from thrifty.report.elements import code, plain_text
 from thrifty.report.facts import Facts
+from thrifty.results import read_run
 
 NOT_INDEXED = ("python", "thrifty")
 """Of the versions in env.json, those that are no packages of an index."""
@@ -23,6 +27,11 @@ def repeat_section(facts: Facts) -> list[str]:
         need.append(f"put `space.yaml` of the run folder where they look for it, at {plain_text(facts.study.space)}")
     if source != "phantoms":
         need.append(f"put the data set {plain_text(source)} into the folder that THRIFTY_DATA names")
+    evaluate = facts.study.evaluate
+    if evaluate.transfer not in (None, "phantoms"):
+        need.append(f"put the second data set {plain_text(evaluate.transfer)} there too (`evaluate.transfer`)")
+    if evaluate.nnunet is not None:
+        need.append(f"put the results of nnU-Net {plain_text(evaluate.nnunet)} there too (`evaluate.nnunet`)")
     text = f"{'; '.join(need)}. Then, with thrifty {_version(facts, 'thrifty')} and Python {_version(facts, 'python')}:"
     return ["## How to repeat it", text, code("\n".join(_commands(facts, name)), "sh"), SAME]
 
@@ -35,9 +44,20 @@ def _commands(facts: Facts, study: str) -> list[str]:
     versions = (facts.environment or {}).get("versions") or {}
     pins = [f"{name}=={str(text).partition('+')[0]}" for name, text in versions.items() if name not in NOT_INDEXED]
     lines = [f"python -m pip install {' '.join(pins)}"] if pins else []
-    lines += ["export THRIFTY_DATA=/folder/of/data/sets"] if facts.study.data.source != "phantoms" else []
+    evaluate, more = facts.study.evaluate, _changed(facts)
+    needs_data = {facts.study.data.source, evaluate.transfer, evaluate.nnunet} - {"phantoms", None}
+    lines += ["export THRIFTY_DATA=/folder/of/data/sets"] if needs_data else []
     lines += ["export THRIFTY_RESULTS=/folder/for/results", f"thrifty check {study}"]
     if facts.run.start.model.is_file():
-        stages = [f"thrifty {stage} {study}{' --from MODEL' if stage == 'retrain' else ''}" for stage in STAGES]
-        return [*lines, *stages]
-    return [*lines, f"thrifty run {study}", f"# the same, one stage after the other: thrifty {'|'.join(STAGES)} {study}"]
+        ends = {"retrain": " --from MODEL", "evaluate": more, "report": more}
+        return [*lines, *(f"thrifty {stage} {study}{ends.get(stage, '')}" for stage in STAGES)]
+    again = [f"thrifty {stage} {study}{more}" for stage in ("evaluate", "report")] if more else []
+    return [*lines, f"thrifty run {study}", *again, f"# the same, one stage after the other: thrifty {'|'.join(STAGES)} {study}"]
+
+
+def _changed(facts: Facts) -> str:
+    """The keys of `evaluate` that are not as run.yaml has them, as overrides: they may change in a finished run folder."""
+    before = read_run(facts.run.root)[0].evaluate.model_dump(mode="json")
+    now = facts.study.evaluate.model_dump(mode="json")
+    changed = [shlex.quote(f"evaluate.{key}={json.dumps(value)}") for key, value in now.items() if value != before[key]]
+    return "".join(f" {text}" for text in changed)

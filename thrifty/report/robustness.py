@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thrifty.report.elements import ABSENT, images, number, table
+from thrifty.report.elements import ABSENT, images, number, plain_text, table
 from thrifty.report.pictures import Pictures
 from thrifty.report.statistics import probability
 
@@ -23,9 +23,9 @@ OBJECTS_NOTE = (
     "without a single pixel of the class. Sensitivity and false objects are means over patients."
 )
 CALIBRATION_NOTE = (
-    "Of the probabilities of foreground classes, before post-processing, in ten bins over all pixels. ECE: |mean probability - "
-    "share of pixels that are of the class|, weighted by pixels; `ECE above 0.1`: without the first bin, in which nearly all of "
-    "the background is; MCE: the largest of a single bin."
+    "Of the probabilities of all foreground classes, those that no test case holds too, before post-processing, in ten bins over "
+    "all pixels. ECE: |mean probability - share of pixels that are of the class|, weighted by pixels; `ECE above 0.1`: "
+    "without the first bin, in which nearly all of the background is; MCE: the largest of a single bin."
 )
 
 
@@ -56,7 +56,7 @@ def taken_in_row(found: Row | None, columns: Sequence[str]) -> list[list[str]]:
         "network": "nnU-Net (taken in, not trained here)",
         "Dice of volumes" if of_volumes else "Dice": number(taken["dice"]["mean"]),
         "95 % interval": ABSENT if of_volumes else _span(taken["dice"]["ci95"]),
-        **({} if of_volumes else {f"Dice {label}": number(dice) for label, dice in taken["dice_per_class"].items()}),
+        **({} if of_volumes else {f"Dice {plain_text(label)}": number(dice) for label, dice in taken["dice_per_class"].items()}),
     }
     return [[known.get(column, ABSENT) for column in columns]]
 
@@ -134,7 +134,7 @@ def _worst(found: Row) -> list[str]:
 
 def _some(names: Sequence[str], most: int = 6) -> str:
     rest = len(names) - most
-    return ", ".join(names[:most]) + (f" (+{rest} more)" if rest > 0 else "")
+    return ", ".join(map(plain_text, names[:most])) + (f" (+{rest} more)" if rest > 0 else "")
 
 
 def _subgroups(columns: Sequence[Row]) -> list[str]:
@@ -142,15 +142,20 @@ def _subgroups(columns: Sequence[Row]) -> list[str]:
     for found in columns:
         networks = list(dict.fromkeys(name for value in found["values"] for name in value["networks"]))
         rows = [
-            [value["value"], str(value["patients"]), str(value["cases"]), *(_group(value, name) for name in networks)]
+            [plain_text(value["value"]), str(value["patients"]), str(value["cases"]), *(_group(value, name) for name in networks)]
             for value in found["values"]
         ]
-        few = [value["value"] for value in found["values"] if any(one["ci95"] is None for one in value["networks"].values())]
-        lines += [f"### By {found['column']}", table((found["column"], "patients", "cases", *networks), rows)]
+        column = plain_text(found["column"])
+        few = [
+            plain_text(value["value"])
+            for value in found["values"]
+            if any(one["ci95"] is None for one in value["networks"].values())
+        ]
+        lines += [f"### By {column}", table((column, "patients", "cases", *networks), rows)]
         told = [f"Too few patients for an interval: {', '.join(few)}."] if few else []
         if found["largest"] is not None:
             gap = found["gaps"][found["largest"]]
-            pair = f"{gap['high']} above {gap['low']} by {100 * gap['difference']:.2f} points"
+            pair = f"{plain_text(gap['high'])} above {plain_text(gap['low'])} by {100 * gap['difference']:.2f} points"
             told.append(f"Largest gap among the others: `{found['largest']}`, {pair}.")
         lines += [" ".join(told)] if told else []
     return lines
@@ -166,11 +171,13 @@ def _objects(found: Row | None) -> list[str]:
     for name, classes in (found or {}).items():
         for label, one in classes.items():
             sizes = [_sensitivity(one[size]) for size in ("small", "medium", "large", "all")]
-            rows.append([name, label, str(one["all"]["objects"]), *sizes, f"{one['false']['mean']:.2f}"])
+            rows.append([name, plain_text(label), str(one["all"]["objects"]), *sizes, f"{one['false']['mean']:.2f}"])
     if not rows:
         return []
     bounds = dict.fromkeys((label, *one["bounds"]) for classes in (found or {}).values() for label, one in classes.items())
-    sizes = "; ".join(f"{label}: small up to {small:g} pixels, medium up to {medium:g}" for label, small, medium in bounds)
+    sizes = "; ".join(
+        f"{plain_text(label)}: small up to {small:g} pixels, medium up to {medium:g}" for label, small, medium in bounds
+    )
     columns = ("network", "class", "objects", "small found", "medium found", "large found", "all found", "false objects a case")
     return ["### Objects", table(columns, rows), f"{OBJECTS_NOTE} {sizes}."]
 
@@ -216,7 +223,8 @@ def _transfer(found: Row | None) -> list[str]:
         dice, hd95 = one["dice"], one["hd95"]
         distance = ABSENT if hd95["mean"] is None else f"{hd95['mean']:.2f} {hd95['unit']}"
         rows.append([name, number(dice["mean"]), number(dice["sd_seeds"]), _span(dice["ci95"]), distance])
-    text = f"All {found['cases']:,} cases of `{found['source']}` ({found['patients']:,} patients); nothing was trained on them."
+    source, patients = plain_text(found["source"]), f"{found['patients']:,} patients"
+    text = f"All {found['cases']:,} cases of {source} ({patients}); nothing was trained on them."
     columns = ("network", "Dice", "sd over seeds", "95 % interval", "HD95")
     return ["### Another data set", table(columns, rows), text, *_paired(found["paired"])]
 
@@ -224,12 +232,12 @@ def _transfer(found: Row | None) -> list[str]:
 def _nnunet(found: Row | None) -> list[str]:
     if not found:
         return []
-    number_of = found[found["unit"] + "s"]
+    number_of, source = found[found["unit"] + "s"], plain_text(found["source"])
     if found["missing"]:
         lacks = f"lacks {len(found['missing'])} of the {number_of} test {found['unit']}s ({_some(found['missing'])})"
-        return ["### nnU-Net", f"`{found['source']}` {lacks}, so it is not compared."]
+        return ["### nnU-Net", f"{source} {lacks}, so it is not compared."]
     text = (
-        f"Taken in from `{found['source']}`, not trained here: {number_of} test {found['unit']}s, matched by name; Dice "
+        f"Taken in from {source}, not trained here: {number_of} test {found['unit']}s, matched by name; Dice "
         f"{found['dice']['mean']:.4f} ({_span(found['dice']['ci95'])}). How it was trained, and on what, is not known here."
     )
     return ["### nnU-Net", text, *_paired(found["paired"])]

@@ -115,6 +115,7 @@ def agreement(finalists: Mapping[int, Sequence[Row]]) -> str:
 def _clause(budget: int, found: Sequence[Row]) -> str:
     from scipy.stats import kendalltau
 
+    found = [row for row in found if row["short_dice"]]  # of those whose training failed there is none
     if len(found) < FEWEST:
         return f"not given for the budget {budget:,}, whose {len(found)} finalists are too few (fewer than {FEWEST})"
     tau = float(kendalltau([row["score"] for row in found], [fmean(row["short_dice"]) for row in found]).statistic)

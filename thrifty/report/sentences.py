@@ -93,12 +93,19 @@ def _spread(found: Sequence[Row]) -> list[str]:
 
 
 def _over_searches(statistics: Row | None) -> list[str]:
-    known = [row for row in (statistics or {}).get("searches", ()) if row["decoded"]["sd"] is not None]
+    rows = (statistics or {}).get("searches", ())
+    known = [row for row in rows if row["decoded"]["sd"] is not None]
     parts = [
-        f"{100 * row['decoded']['sd']:.2f} points for the budget {row['budget']:,} ({row['decoded']['number']} seeds)"
+        f"{100 * row['decoded']['sd']:.2f} points for the budget {row['budget']:,}{_setting(row, rows)} "
+        f"({row['decoded']['number']} seeds)"
         for row in known
     ]
     return [f"over search seeds that of what each search decoded varies by {_listed(parts)}"] if parts else []
+
+
+def _setting(row: Row, rows: Sequence[Row]) -> str:
+    """Named where there are several for the same budget."""
+    return f", setting {row['setting']}" if sum(other["budget"] == row["budget"] for other in rows) > 1 else ""
 
 
 def _varies(network: Row) -> str:
@@ -136,16 +143,18 @@ def _luck(name: str, network: Row, comparisons: Sequence[Comparison], statistics
     if not statistics:
         return f"{text}; the summary has no statistics that say more"
     parts = [text]
-    parts += [_search_seeds(row) for row in statistics.get("searches", ()) if row["budget"] == comparison.budget and row["ci95"]]
+    rows = statistics.get("searches", ())
+    parts += [_search_seeds(row, rows) for row in rows if row["budget"] == comparison.budget and row["ci95"]]
     parts += [_probability(row) for row in statistics["luck"] if row["found"] == network["name"]]
     return "; ".join(parts)
 
 
-def _search_seeds(row: Row) -> str:
+def _search_seeds(row: Row, rows: Sequence[Row]) -> str:
     low, high = row["ci95"]
     word = "better than" if low > 0 else "worse than" if high < 0 else "undecided against"
     span = f"{signed_points(row['difference'])} points, 95 % interval {signed_points(low)} to {signed_points(high)}"
-    return f"what {row['decoded']['number']} searches decoded by themselves is {word} random genotypes ({span})"
+    setting = _setting(row, rows).replace(", setting", " of the setting")
+    return f"what {row['decoded']['number']} searches{setting} decoded by themselves is {word} random genotypes ({span})"
 
 
 def _probability(row: Row) -> str:

@@ -28,7 +28,8 @@ def run_stage(study: Study, run: Run) -> None:
         "cases": pictures.cases(facts, folder),
         "robustness": robustness_pictures((facts.summary or {}).get("robustness"), folder),
     }
-    text = report_text(facts, compare(facts.networks, facts.scores), drawn)
+    compared = [network for network in facts.networks if network["name"] in facts.compared]
+    text = report_text(facts, compare(compared, facts.scores), drawn)
     whole = page(text, [name for found in drawn.values() for name, _ in found], folder)
     write_text(run.report, text)
     write_text(run.page, whole)

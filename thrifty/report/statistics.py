@@ -47,7 +47,8 @@ def probability(value: float | None) -> str:
 def _searches(row: Row) -> str:
     decoded, random = row["decoded"], row["random"]
     alone = "" if decoded["sd"] is None else f", sd over search seeds {100 * decoded['sd']:.2f} points"
-    head = f"budget {row['budget']:,}: what {decoded['number']} searches decoded by themselves has a Dice of "
+    setting = f" ({row['setting']})" if "setting" in row else ""
+    head = f"budget {row['budget']:,}{setting}: what {decoded['number']} searches decoded by themselves has a Dice of "
     head += f"{decoded['mean']:.4f}{alone} ({decoded['low']:.4f} to {decoded['high']:.4f}); "
     head += f"the chosen network is above {row['below_found']} of them"
     if row["difference"] is None:

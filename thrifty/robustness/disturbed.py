@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,15 @@ def disturbed_rows(result: Mapping[str, Any], store: Store) -> list[Row]:
     ]
 
 
-def disturbed(rows: Sequence[Row]) -> dict[str, Any] | None:
+def disturbed(rows: Sequence[Row], compared: Collection[str] | None = None) -> dict[str, Any] | None:
     """Means over patients of every network, from the rows of the classes that count; None where there are none.
 
     Returns:
         `cases`, `patients`, `seed`; `corruptions`: by name `unit` and `strengths`; `networks`: by name
         `undisturbed`, `dice` (by corruption, one for each strength), `mean` over all corruptions and strengths with its `ci95`,
         `loss` (1 - mean / undisturbed) and `losses` (the same of each corruption); `paired`: the mean over all corruptions and
-        strengths of found networks against their rivals (`thrifty.statistics.paired.paired_tests`).
+        strengths of found networks against their rivals (`thrifty.statistics.paired.paired_tests`), of those that are `compared`
+        (None: all).
     """
     if not rows:
         return None
@@ -69,7 +70,7 @@ def disturbed(rows: Sequence[Row]) -> dict[str, Any] | None:
         "seed": rows[0]["seed"],
         "corruptions": {c.name: {"unit": c.unit, "strengths": list(c.strengths)} for c in CORRUPTIONS},
         "networks": networks,
-        "paired": paired_tests(scores),
+        "paired": paired_tests({name: own for name, own in scores.items() if compared is None or name in compared}),
     }
 
 

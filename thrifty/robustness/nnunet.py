@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -76,7 +76,9 @@ def _dice(metrics: Mapping[str, Any]) -> float:
     return 1.0 if math.isnan(dice) else dice
 
 
-def taken_in(taken: Taken, rows: Sequence[Row], volumes: Sequence[Row]) -> dict[str, Any]:
+def taken_in(
+    taken: Taken, rows: Sequence[Row], volumes: Sequence[Row], compared: Collection[str] | None = None
+) -> dict[str, Any]:
     """What the report shows of it.
 
     Cases are matched by name, or whole volumes where it is of volumes and cases are their slices; then found networks are
@@ -84,6 +86,7 @@ def taken_in(taken: Taken, rows: Sequence[Row], volumes: Sequence[Row]) -> dict[
 
     Args:
         rows, volumes: of per_case.csv and per_volume.csv, of the classes that count.
+        compared: networks that may be compared; None: all.
     """
     unit, table = _unit(taken, rows, volumes)
     wanted = list(dict.fromkeys(row[unit] for row in table))
@@ -101,7 +104,7 @@ def taken_in(taken: Taken, rows: Sequence[Row], volumes: Sequence[Row]) -> dict[
         "patients": len(patients),
         "dice": {"mean": float(patients.mean()), "ci95": interval(patients)},
         "dice_per_class": {label: float(by_patient(mine, "dice").mean()) for label, mine in by_label.items()},
-        "paired": _paired(table, _scores(own)),
+        "paired": _paired([row for row in table if compared is None or row["network"] in compared], _scores(own)),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from thrifty.statistics.paired import FEWEST, rivals
 from thrifty.statistics.patients import by_patient, interval, patients_of
 
 WORST = 0.05  # share of the patients
+FEWEST_WORST = 3  # of which a bootstrap may draw; the mean of one or two lowest is hardly ever that of other patients
 RESAMPLES = 1999
 Row = Mapping[str, Any]
 Scores = Mapping[str, float]
@@ -66,17 +67,20 @@ def _gap(name: str, values: Sequence[Row]) -> dict[str, Any]:
     return {"high": high["value"], "low": low["value"], "difference": difference}
 
 
-def worst_patients(scores: Mapping[str, Scores], cases: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def worst_patients(
+    scores: Mapping[str, Scores], cases: Mapping[str, Sequence[str]], compared: Collection[str] | None = None
+) -> dict[str, Any]:
     """The ceil(5 %) patients of lowest Dice of every network.
 
     Args:
         scores: Dice by network and patient, seeds averaged.
         cases: the test cases of each patient.
+        compared: networks that may be compared; None: all.
 
     Returns:
         `networks`: by name, `patients` (worst first), their `cases`, `dice` (their mean). `paired`: of each found network and
         rival (of several networks the mean counts, patient by patient) the `difference` of these means, each over its own worst
-        patients, and its `ci95`: percentile bootstrap over patients, None below FEWEST of them.
+        patients, and its `ci95`: percentile bootstrap over patients, None where fewer than FEWEST_WORST are the worst.
     """
     networks = {}
     for name, dice in scores.items():
@@ -84,8 +88,9 @@ def worst_patients(scores: Mapping[str, Scores], cases: Mapping[str, Sequence[st
         listed = [case for patient in worst for case in cases[patient]]
         networks[name] = {"patients": worst, "cases": listed, "dice": float(np.mean([dice[patient] for patient in worst]))}
     paired = []
-    for found in (name for name in scores if name.startswith("found_")):
-        for against, members in rivals(found, list(scores)):
+    names = [name for name in scores if compared is None or name in compared]
+    for found in (name for name in names if name.startswith("found_")):
+        for against, members in rivals(found, names):
             patients = sorted(set(scores[found]).intersection(*(scores[name] for name in members)))
             mine = np.array([scores[found][p] for p in patients])
             theirs = np.array([np.mean([scores[name][p] for name in members]) for p in patients])
@@ -108,7 +113,7 @@ def tail_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
 def _tail_interval(mine: np.ndarray, theirs: np.ndarray) -> list[float] | None:
     from scipy.stats import bootstrap
 
-    if len(mine) < FEWEST:
+    if number_of_worst(len(mine)) < FEWEST_WORST:
         return None
 
     def difference(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:

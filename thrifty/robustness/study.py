@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,12 +39,12 @@ class More:
     """
 
     def __init__(self, study: Study, run: Run, prepared: Prepared, keys: Sequence[Key]) -> None:
-        self.study, self.run, self.store, self.keys = study, run, prepared.store, keys
+        self.study, self.run, self.store, self.keys, self.every = study, run, prepared.store, keys, keys
         self.taken = read_nnunet(study, prepared.store)
         self.second = transfer_store(study, run, prepared.store)
 
     def of(self, keys: Sequence[Key]) -> More:
-        """The same of these networks alone."""
+        """The same of these trainings alone; worse images, which only the first seed is shown, stay those of all."""
         other = copy.copy(self)
         other.keys = keys
         return other
@@ -64,33 +64,38 @@ class More:
         tables["calibration"] = [row for result in results for row in _bins(result)]
         return {name: rows for name, rows in tables.items() if rows}
 
-    def summary(self, rows: Sequence[Row], volumes: Sequence[Row]) -> dict[str, Any]:
-        """`robustness` of summary.json (docs/robustness.md), from the rows of per_case.csv and per_volume.csv."""
+    def summary(self, rows: Sequence[Row], volumes: Sequence[Row], compared: Collection[str] | None = None) -> dict[str, Any]:
+        """`robustness` of summary.json (docs/robustness.md), from the rows of per_case.csv and per_volume.csv.
+
+        Networks that are not `compared` (None: all are) have their numbers, and are in no comparison.
+        """
         present = present_classes(rows)
         counted, counted_volumes = ([row for row in table if row["class"] in present] for table in (rows, volumes))
         groups = {case.name: dict(case.subgroups) for case in self.store.cases}
         by_name = {name: [row for row in counted if row["network"] == name] for name in _networks(counted)}
         results, evaluate = self._looked(), self.study.evaluate
+        compared = frozenset(name for name, _, _ in self.every) if compared is None else frozenset(compared)
+        shown = [row for result in self._looked(self.every) for row in disturbed_rows(result, self.store)]
         return {
             "subgroups": subgroups(counted, groups),
-            "worst": worst_patients({name: patient_means(mine) for name, mine in by_name.items()}, _cases(counted)),
-            "nnunet": taken_in(self.taken, counted, counted_volumes) if self.taken else None,
-            "transfer": self._transfer() if self._transferred() else None,
-            "corruptions": disturbed([row for r in results for row in disturbed_rows(r, self.store) if row["class"] in present]),
+            "worst": worst_patients({name: patient_means(mine) for name, mine in by_name.items()}, _cases(counted), compared),
+            "nnunet": taken_in(self.taken, counted, counted_volumes, compared) if self.taken else None,
+            "transfer": self._transfer(compared) if self._transferred() else None,
+            "corruptions": disturbed([row for row in shown if row["class"] in present], compared),
             "surfaces": self._surfaces(results, present, evaluate.surface_tolerance) if results else None,
             "objects": self._objects(results, present) if results else None,
             "calibration": _calibrations(results) if results else None,
         }
 
-    def _looked(self) -> list[Row]:
-        return self._finished(self.run.robustness_trial) if self.study.evaluate.robustness else []
+    def _looked(self, keys: Sequence[Key] | None = None) -> list[Row]:
+        return self._finished(self.run.robustness_trial, keys) if self.study.evaluate.robustness else []
 
     def _transferred(self) -> list[Row]:
         return self._finished(self.run.transfer_trial) if self.second else []
 
-    def _finished(self, trial_of: Callable[..., Trial]) -> list[Row]:
+    def _finished(self, trial_of: Callable[..., Trial], keys: Sequence[Key] | None = None) -> list[Row]:
         """Trials that were given up are left out; summary.json names them under `failed`."""
-        trials = [trial_of(*key) for key in self.keys]
+        trials = [trial_of(*key) for key in (self.keys if keys is None else keys)]
         return [read_json(trial.result) for trial in trials if trial.done]
 
     def _named(self, result: Row, kind: str) -> Iterable[Row]:
@@ -130,7 +135,7 @@ class More:
                     found[name][self.store.labels[index]] = sensitivity(rows, bounds)
         return found
 
-    def _transfer(self) -> dict[str, Any]:
+    def _transfer(self, compared: Collection[str]) -> dict[str, Any]:
         assert self.second is not None
         rows = [row for result in self._transferred() for row in result["cases"]]
         present = present_classes(rows)
@@ -140,7 +145,7 @@ class More:
             "cases": len(self.second.cases),
             "patients": len({case.patient for case in self.second.cases}),
             "networks": {name: scores(mine, []) for name, mine in by_name.items()},
-            "paired": paired_tests({name: patient_means(mine) for name, mine in by_name.items()}),
+            "paired": paired_tests({name: patient_means(mine) for name, mine in by_name.items() if name in compared}),
         }
 
 

@@ -52,7 +52,7 @@ def search_trial(arguments: dict[str, Any], trial: Trial, report: Report) -> Non
     if len(record) < setting.epochs:
         return
     if search.stopwatch.on:
-        write_profile(trial, search.stopwatch, setting.epochs)
+        write_profile(trial, search.stopwatch, search.stopwatch.times.get("report", 0))
     decoded = search.decode()
     dice = architecture_dice(study, prepared, search, decoded)
     store = prepared.store

@@ -6,7 +6,7 @@ everywhere, not only where it lacks: else one setting or network would be measur
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,10 @@ class Blocks:
 
     def as_json(self) -> dict[str, Any]:
         return {"seeds": list(self.seeds), "left_out": [{"seed": s, "why": why} for s, why in self.left_out.items()]}
+
+    @classmethod
+    def from_json(cls, value: Row) -> Blocks:
+        return cls(tuple(value["seeds"]), {row["seed"]: row["why"] for row in value["left_out"]})
 
 
 def search_blocks(study: Study, run: Run) -> Blocks:
@@ -104,6 +108,12 @@ def notes_on_blocks(search: Blocks, retrain: Blocks) -> list[str]:
 def of_left_out_search(network: str, search: Blocks) -> bool:
     """Whether a network is what a search decoded whose seed does not count."""
     return network.startswith("decoded_") and _seed_of(network) in search.left_out
+
+
+def compared(runs: Iterable[tuple[str, int]], search: Blocks, retrain: Blocks) -> set[str]:
+    """Of trained (network, seed) the networks that comparisons count: those with a seed that counts; what a search decoded whose
+    own seed does not count is not among them."""
+    return {network for network, seed in runs if seed in retrain.seeds and not of_left_out_search(network, search)}
 
 
 def _retrain_seed_of(name: str) -> int:

@@ -21,7 +21,7 @@ def setting_of(name: str) -> str:
 
 
 def search_rows(means: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row for each budget whose decoded networks are trained.
+    """One row for each budget and setting whose decoded networks are trained: those of a setting differ by their seed alone.
 
     Args:
         means: Dice of every network, mean over its retraining seeds.
@@ -29,19 +29,21 @@ def search_rows(means: Mapping[str, float]) -> list[dict[str, Any]]:
     `ci95` and `p` are Welch's t interval and test of the difference between decoded and random networks (Welch 1947), each
     network being one observation: they speak of other search seeds and other random genotypes, on these patients.
     """
-    return [_row(name.removeprefix("found_"), name, means) for name in means if _is_searched(name, list(means))]
+    rows = []
+    for found in (name for name in means if name.startswith("found_")):
+        budget, by_setting = found.removeprefix("found_"), {}
+        for name in decoded_of(budget, list(means)):
+            by_setting.setdefault(setting_of(name), []).append(name)
+        rows += [_row(budget, setting, names, found, means) for setting, names in by_setting.items()]
+    return rows
 
 
-def _is_searched(name: str, names: Sequence[str]) -> bool:
-    return name.startswith("found_") and bool(decoded_of(name.removeprefix("found_"), names))
-
-
-def _row(budget: str, found: str, means: Mapping[str, float]) -> dict[str, Any]:
-    names = decoded_of(budget, list(means))
+def _row(budget: str, setting: str, names: list[str], found: str, means: Mapping[str, float]) -> dict[str, Any]:
     decoded = np.array([means[name] for name in names])
     random = np.array([value for name, value in means.items() if name.startswith(f"random_{budget}_")])
     return {
         "budget": int(budget),
+        "setting": setting.removeprefix("decoded_"),
         "networks": names,
         "decoded": _sample(decoded),
         "random": _sample(random) if len(random) else None,

@@ -72,15 +72,15 @@ def luck_row(run: Run, found: str, dice: Mapping[str, Row]) -> dict[str, Any]:
     return {"found": found, **outcome.as_json(), "search_hours": spent, "training_hours": training, "unit": unit}
 
 
-def cost_of(run: Run, budget: int, random: Sequence[str]) -> tuple[float, float, str]:
+def cost_of(run: Run, budget: int, random: Sequence[str], key: str | None = None) -> tuple[float, float, str]:
     """(hours of searching and selecting for a budget, hours to train one random genotype once, CPU or GPU).
 
     The selection works for all budgets together: each is charged an equal part. Hours are those that led to results, and those of
-    searches that were stopped early.
+    searches that were stopped early. They are of `key` (cpus, gpus); without it of GPUs where a search or training had one.
     """
     searches, selection = [*trial_results(run, "search"), *dropped_searches(run)], trial_results(run, "select")
     trainings = [row for row in trial_results(run, "retrain") if row.get("network") in random]
-    key = "gpus" if any(row.get("gpus") for row in [*searches, *trainings]) else "cpus"
+    key = key or ("gpus" if any(row.get("gpus") for row in [*searches, *trainings]) else "cpus")
     budgets = len({row.get("budget") for row in searches}) or 1
     spent = _hours([row for row in searches if row.get("budget") == budget], key) + _hours(selection, key) / budgets
     return spent, _hours(trainings, key) / (len(trainings) or 1), f"{key[:-1].upper()}-hours"
