@@ -74,7 +74,7 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     limits = Limits(run, resources, manifest)
     if exceeded := limits.exceeded():
         raise ThriftyError(exceeded)
-    check_trackers(resources)
+    check_trackers(resources, run)
     connect()
     _check_resources(resources)
     epochs = {spec.name: spec.epochs for spec in todo}
