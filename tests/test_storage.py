@@ -76,9 +76,10 @@ def test_a_stale_working_copy_becomes_that_of_the_store_and_keeps_only_its_data(
 ) -> None:
     stale, other = machines("stale"), machines("other")
     attach(stale, url)
-    for name in ("run.yaml", "search/a/checkpoint.pt", "search/a/epochs.jsonl", "data/index.json"):
-        if name.startswith("data"):
-            (stale / "data").mkdir()
+    own = ("data/index.json", "evaluate/transfer_data/index.json")
+    for name in ("run.yaml", "search/a/checkpoint.pt", "search/a/epochs.jsonl", *own):
+        if name in own:
+            (stale / name).parent.mkdir(parents=True)
             (stale / name).write_text("{}")
         else:
             write_text(stale / name, "old")
@@ -90,7 +91,8 @@ def test_a_stale_working_copy_becomes_that_of_the_store_and_keeps_only_its_data(
     (stale / "search/a/unpublished.json").write_text("{}")
     attach(stale, url).sync()
     found = {path.relative_to(stale).as_posix(): path.read_text() for path in stale.rglob("*") if path.is_file()}
-    assert found == {"run.yaml": "new", "search/a/epochs.jsonl": "old", "search/a/result.json": "{}", "data/index.json": "{}"}
+    ours = {"run.yaml": "new", "search/a/epochs.jsonl": "old", "search/a/result.json": "{}"}
+    assert found == {**ours, **dict.fromkeys(own, "{}")}
 
 
 @pytest.mark.usefixtures("server")

@@ -31,7 +31,8 @@ from thrifty.storage_lock import Lock, driver_is_here, only_driver
 
 FILES = ".files.json"
 SCHEMA = 1
-OWN = ("data", "driver.lock", ".tune")  # of this machine alone: never published as files of the run
+OWN = ("data", "evaluate/transfer_data", "driver.lock")  # of this machine alone: never published as files of the run
+SCRATCH = ".tune"  # likewise, in the folder of a stage
 STUDY = "run.yaml"
 GIVEN = "genotype_*.json"  # what a user may put into a new run folder
 CHECKPOINTS = re.compile(r"checkpoint[^/]*\.pt")
@@ -215,8 +216,7 @@ class Copy:
             del self._known[folder]
 
     def _is_own(self, name: str) -> bool:
-        first, *_ = name.split("/")
-        return first in OWN[:2] or OWN[2] in name.split("/")
+        return SCRATCH in name.split("/") or any(name == own or name.startswith(f"{own}/") for own in OWN)
 
     def _place(self, path: Path) -> tuple[str, str]:
         folder, _, name = self._name(path).rpartition("/")

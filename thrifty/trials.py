@@ -210,7 +210,7 @@ def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scrat
     ]
     needs = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     number = number_of(watch)
-    trainable, share = make_trainable(function), share_of(watch.manifest.run.root)
+    trainable, share = make_trainable(function), share_of(watch.manifest.run.root, transfer=watch.manifest.stage == "evaluate")
     if share is not None:
         trainable = tune.with_parameters(trainable, share=share)
     return tune.Tuner(
