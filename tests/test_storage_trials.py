@@ -21,12 +21,13 @@ from thrifty.data.store import build_store, open_store
 from thrifty.errors import ThriftyError
 from thrifty.model import weights_hash
 from thrifty.networks import planned_networks, write_networks
-from thrifty.results import Run, Trial, open_run, read_json, read_jsonl
+from thrifty.results import Run, Trial, open_run, read_json, read_jsonl, write_text
 from thrifty.retrain import retrain_trial, trial_specs
 from thrifty.space.genotype import save
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import load_space, pin_space
 from thrifty.storage import working_copy
+from thrifty.summary import weights_bytes
 from thrifty.trials import Spec, run_trials
 from thrifty.trials_share import Share, bring_data, put_data, share_of
 
@@ -136,6 +137,16 @@ def test_a_machine_is_brought_what_a_trial_reads_and_no_more(tmp_path: Path, mon
     assert found == {"run.yaml", "space.yaml", "splits.json", "retrain/networks.json", *own}
     prepare(STUDY, here)
     assert outcome(train(here)) == outcome(train(begin(tmp_path / "plain" / "run")))
+
+
+def test_the_size_of_weights_that_are_in_the_store_alone(tmp_path: Path) -> None:
+    url, key = f"file://{tmp_path}/store/run", ("unet", 0, None)
+    first, second = (Run(tmp_path / name / "run") for name in ("first", "second"))
+    attach(first.root, url)
+    write_text(first.retrain_trial(*key).weights, "12345")
+    attach(second.root, url)
+    assert weights_bytes(second, [("unet", 1, None), key], "unet") == 5
+    assert weights_bytes(second, [key], "unetpp") is None
 
 
 @pytest.mark.usefixtures("ray_local")
