@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import pytest
 from object_store import BUCKET, change, cut, filesystem, flip, names, s3_server
+from small_study import small_study
 
 from thrifty import checkpoint, copies, results, storage, storage_lock
 from thrifty.config import results_folder, results_url
 from thrifty.copies import Copy, attach, brought, driving, here, refreshed
 from thrifty.errors import ThriftyError
-from thrifty.results import Trial, append_jsonl, read_json, read_jsonl, remove, write_json, write_text
+from thrifty.results import Trial, append_jsonl, check_run, open_run, read_json, read_jsonl, remove, write_json, write_text
 from thrifty.storage import Storage, clean_url, is_url, working_copy
 
 Damage = Callable[[bytes], bytes]
@@ -93,6 +95,30 @@ def test_a_stale_working_copy_becomes_that_of_the_store_and_keeps_only_its_data(
     found = {path.relative_to(stale).as_posix(): path.read_text() for path in stale.rglob("*") if path.is_file()}
     ours = {"run.yaml": "new", "search/a/epochs.jsonl": "old", "search/a/result.json": "{}"}
     assert found == {**ours, **dict.fromkeys(own, "{}")}
+
+
+def test_a_run_that_was_removed_from_the_store_begins_anew_on_a_machine_that_had_it(
+    tmp_path: Path, machines: Callable[[str], Path]
+) -> None:
+    store = tmp_path / "store"
+    url, root = f"file://{store}/run", machines("here")
+    with driving(root, url):
+        open_run(root, small_study())
+        for name in ("driver.lock", "search/.tune/a/raised", "data/index.json", "evaluate/transfer_data/index.json", ".x.part"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text("x")
+        another = pytest.raises(ThriftyError, match=rf"^{url} holds another study: seeds")
+        with another:
+            check_run(root, small_study(seeds=[7]))
+    shutil.rmtree(store)
+    (root / "genotype_3000.json").write_text("put there for the new run")
+    with driving(root, url):
+        assert [path.name for path in root.iterdir()] == ["genotype_3000.json"]
+        open_run(root, small_study(seeds=[7]))
+        write_text(root / "other.txt", "x")
+        (root / "run.yaml").unlink()
+        with pytest.raises(ThriftyError, match=rf"^{url} is not empty and holds no run.yaml"):
+            check_run(root, small_study())
 
 
 @pytest.mark.usefixtures("server")

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -175,19 +174,18 @@ class Copy:
         return False
 
     def _tidy(self, start: str, there: set[str]) -> None:
-        """Removes files that the store does not have, and folders that are empty then."""
+        """Removes files that the store does not have, and folders that are empty then. A run that begins keeps no file of this
+        machine's own from one that was here before; genotypes can have been put there for it."""
         top = self.root / start
         is_new = start == "" and STUDY not in there
-        if is_new:
-            shutil.rmtree(top / "data", ignore_errors=True)
         for path in sorted(top.rglob("*"), reverse=True):
             name = path.relative_to(self.root).as_posix()
-            if self._is_own(name) or (is_new and path.match(GIVEN) and path.parent == self.root):
+            if (path.match(GIVEN) and path.parent == self.root) if is_new else self._is_own(name):
                 continue
             if path.is_dir() and not path.is_symlink():
                 with contextlib.suppress(OSError):
                     path.rmdir()
-            elif name not in there and not (path.name.startswith(".") and path.name.endswith(".part")):
+            elif name not in there and (is_new or not (path.name.startswith(".") and path.name.endswith(".part"))):
                 path.unlink(missing_ok=True)
 
     def _files(self, folder: str, anew: bool = False) -> Files:
@@ -240,6 +238,12 @@ def attach(root: Path, url: str, lock: Lock | None = None) -> Copy:
 def copy_of(path: Path) -> Copy | None:
     """The working copy that a path lies in; None for all others."""
     return next((copy for root, copy in _copies.items() if path.is_relative_to(root)), None)
+
+
+def shown(root: Path) -> str:
+    """What a run folder is called: the URL of a working copy, which is nobody's folder."""
+    copy = copy_of(root)
+    return str(root) if copy is None else copy.storage.url
 
 
 def published(path: Path, before: Path | None = None) -> None:
