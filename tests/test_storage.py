@@ -300,6 +300,22 @@ def test_a_driver_of_another_machine_is_watched_and_its_beat_decides(
     assert "waiting up to 0.5 seconds to see whether it lives" in capsys.readouterr().err
 
 
+def test_a_driver_that_takes_over_a_dead_one_first_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two watch the same dead driver, and the other one is faster."""
+    lock, body = Storage(f"file://{tmp_path}/store/run"), storage_lock.Lock(f"file://{tmp_path}/store/run")._body()
+    lock.write("driver.lock", b'{"process": 7, "host": "elsewhere", "machine": "other", "token": "abc", "beat": 0}')
+
+    def watch(self: storage_lock.Lock, holder: dict[str, object]) -> bool:
+        lives = holder["process"] != 7
+        lock.write("driver.lock", body)
+        return lives
+
+    monkeypatch.setattr(storage_lock.Lock, "_lives", watch)
+    with pytest.raises(ThriftyError, match=f"in use by process {os.getpid()} on"), driving(tmp_path / "run", lock.url):
+        pass
+    assert lock.read("driver.lock") == body
+
+
 @pytest.mark.usefixtures("server")
 def test_a_driver_that_has_been_replaced_stops_before_it_writes(
     url: str, machines: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

@@ -63,7 +63,8 @@ class Lock:
                 raise ThriftyError(
                     f"{self.storage.url} is in use by {_named(holder)}: wait until it has ended, or give this study another name="
                 )
-            self.storage.delete(NAME)
+            if self._holder() == holder:  # otherwise another driver has found it dead as well, and replaced it
+                self.storage.delete(NAME)
         if (holder := self._holder()) is None or holder.get("token") != self.own["token"]:
             raise ThriftyError(f"{self.storage.url} is in use by {_named(holder or {})}, which began at the same time")
         self._thread.start()
