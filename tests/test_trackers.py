@@ -150,7 +150,7 @@ def test_files_in_a_working_copy_are_refused(run: Run, monkeypatch: pytest.Monke
     check_trackers(both, run)
     monkeypatch.setattr(copies, "_copies", {})
     copies.attach(run.root, f"file://{run.root.parent}/store/study")
-    with pytest.raises(ThriftyError, match=r"has mlflow, .* results are at file:.*/store/study; set MLFLOW_TRACKING_URI to a server"):
+    with pytest.raises(ThriftyError, match=r"has mlflow, .* are at file:.*/store/study; set MLFLOW_TRACKING_URI to a server"):
         check_trackers(both, run)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
     with pytest.raises(ThriftyError, match=r"has wandb, .*; unset WANDB_MODE"):

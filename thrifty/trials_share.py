@@ -76,7 +76,11 @@ class Share:
 
 
 def share_of(root: Path, transfer: bool = False) -> Share | None:
-    """With the second data set where `transfer` is true. None where the run folder is a plain folder, which all machines have to see."""
+    """None where the run folder is a plain folder, which all machines have to see.
+
+    Args:
+        transfer: also the second data set, if there is one.
+    """
     copy = copy_of(root)
     if copy is None:
         return None
