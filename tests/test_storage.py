@@ -19,7 +19,7 @@ from small_study import small_study
 
 from thrifty import checkpoint, copies, results, storage, storage_lock
 from thrifty.config import results_folder, results_url
-from thrifty.copies import Copy, attach, brought, driving, here, refreshed
+from thrifty.copies import Copy, attach, brought, driving, here, reading, refreshed
 from thrifty.errors import ThriftyError
 from thrifty.results import Trial, append_jsonl, check_run, open_run, read_json, read_jsonl, remove, write_json, write_text
 from thrifty.storage import Storage, clean_url, is_url, working_copy
@@ -68,6 +68,8 @@ def test_what_one_machine_writes_another_finds_and_what_it_removes_is_gone(url: 
     assert found == {"run.yaml", "select/why.md", "select/evaluations.jsonl"}
     assert read_jsonl(second / "select" / "evaluations.jsonl") == [{"a": 1}, {"a": 2}]
     assert names(url) == found | {".files.json", "select/.files.json"}
+    age = Storage(url).age_seconds("run.yaml")
+    assert age is not None and age < 300 and Storage(url).age_seconds("nothing") is None
     rows = json.loads(filesystem().cat_file(f"{url}/.files.json"))
     assert rows["schema"] == 1 and rows["files"]["run.yaml"][0]["bytes"] == (first / "run.yaml").stat().st_size
 
@@ -110,7 +112,11 @@ def test_a_run_that_was_removed_from_the_store_begins_anew_on_a_machine_that_had
         another = pytest.raises(ThriftyError, match=rf"^{url} holds another study: seeds")
         with another:
             check_run(root, small_study(seeds=[7]))
+    with reading(root, url) as begun:
+        assert begun
     shutil.rmtree(store)
+    with reading(root, url) as begun:
+        assert not begun and (root / "run.yaml").is_file(), "what a reader finds here is of the run before"
     (root / "genotype_3000.json").write_text("put there for the new run")
     with driving(root, url):
         assert [path.name for path in root.iterdir()] == ["genotype_3000.json"]

@@ -302,15 +302,16 @@ def driving(root: Path, url: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(root: Path, url: str | None) -> Iterator[None]:
-    """Looks at a run folder that may be in a store, without its lock."""
+def reading(root: Path, url: str | None) -> Iterator[bool]:
+    """Looks at a run folder that may be in a store, without its lock. False where the store has no run there: what the working
+    copy holds is then of one that was removed."""
     if url is None:
-        yield
+        yield True
         return
     copy = attach(root, url)
     try:
         copy.look(is_heavy)
-        yield
+        yield has_run(url)
     finally:
         _copies.pop(root, None)
 
@@ -325,8 +326,7 @@ def brought(place: str | Path) -> Path:
     parts = url.split("/")
     for length in range(len(parts), 3, -1):
         root = "/".join(parts[:length])
-        storage = Storage(root)
-        if STUDY in _listed(storage):
+        if has_run(root):
             copy = Copy(working_copy(root), root)
             inside = "/".join(parts[length:])
             copy.look(partial(_is_beside, inside))
@@ -339,9 +339,9 @@ def _is_beside(inside: str, name: str) -> bool:
     return name.endswith(".pt") or (is_heavy(name) and not name.startswith(inside))
 
 
-def _listed(storage: Storage) -> Files:
-    data = storage.read(FILES)
-    return {} if data is None else _parsed(data, f"{storage.url}/{FILES}")
+def has_run(url: str) -> bool:
+    data = Storage(url).read(FILES)
+    return data is not None and STUDY in _parsed(data, f"{url}/{FILES}")
 
 
 def _parsed(data: bytes, where: str) -> Files:
