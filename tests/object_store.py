@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from urllib.request import urlopen
 
 import pytest
 
@@ -22,6 +23,7 @@ def s3_server() -> Iterator[dict[str, str]]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        urlopen(f"http://{host}:{port}/moto-api/reset", data=b"").close()  # what servers of a process hold outlives them
         variables = ACCESS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from thrifty import copies
 from thrifty.check import Pace, check_study, examine, seeds_line, spread_of
 from thrifty.config import Retrain, Study
 from thrifty.errors import ThriftyError
@@ -75,7 +76,7 @@ def test_seeds_for_a_difference_come_from_a_prior_spread_or_from_results(tmp_pat
     assert "one alone tells nothing" in seeds_line(make_study(retrain={"seeds": 1}), Run(tmp_path))
 
 
-def test_seeds_for_a_difference_come_from_an_earlier_run(tmp_path: Path, results: Path) -> None:
+def test_seeds_for_a_difference_come_from_an_earlier_run(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of the variances 0.0004 (2 degrees of freedom) and 0.0025 (1) is that of an sd of 0.0332."""
     networks = [
         {"name": "found_9", "dice": {"sd_seeds": 0.02, "per_seed": [0.5, 0.6, 0.7]}},
@@ -89,6 +90,15 @@ def test_seeds_for_a_difference_come_from_an_earlier_run(tmp_path: Path, results
     (line,) = [line for line in lines if line.startswith("seeds:")]
     assert line.endswith(f"(sd over seeds 3.32 points, of {earlier.root})") and not results.exists()
     assert spread_of(earlier.root) == pytest.approx(((2 * 0.0004 + 0.0025) / 3) ** 0.5)
+    url = f"file://{tmp_path}/store/run"
+    copies.attach(earlier.root, url)
+    for path in (earlier.study, earlier.summary):
+        write_json(path, {"networks": networks})
+    copies._copies.clear()
+    with monkeypatch.context() as patch:
+        patch.setenv("THRIFTY_CACHE", str(tmp_path / "cache"))
+        lines = list(examine(make_study(), timing=False, earlier=Path(url)))
+    assert any(line.endswith(f"(sd over seeds 3.32 points, of {url})") for line in lines)
     write_json(earlier.summary, {"networks": networks[2:]})
     with pytest.raises(ThriftyError, match=r"summary\.json has no spread over seeds: no found or random network has two"):
         spread_of(earlier.root)

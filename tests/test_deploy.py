@@ -137,7 +137,7 @@ def test_the_image_has_a_pinned_base_all_its_files_and_no_root() -> None:
         for source in rest.split()[:-1] if word == "COPY" else []:
             assert (ROOT / source).exists(), source
     assert json.loads(dict(found)["CMD"])[0] == "thrifty"
-    assert any("--constraint constraints.txt" in rest and "cluster" in rest for _, rest in found)
+    assert any("--constraint constraints.txt '.[cluster,dicom,storage]'" in rest for _, rest in found)
 
 
 def test_one_image_and_one_disk_everywhere() -> None:

@@ -19,12 +19,12 @@ import pytest
 from small_study import BUDGET, small_study
 from toy_trials import count_trial
 
-from thrifty import cli, submit
+from thrifty import cli, copies, storage_lock, submit
 from thrifty.config import Resources
 from thrifty.errors import ThriftyError
 from thrifty.progress import Progress, driver_of, progress_of
 from thrifty.results import Run, Trial, open_run, read_json, write_json, write_jsonl, write_text
-from thrifty.status import folder_of, job_status, job_text, text_of
+from thrifty.status import job_status, job_text, place_of, run_status, text_of
 from thrifty.trials import Spec, run_trials
 
 HOLD = """
@@ -175,18 +175,55 @@ def test_the_command(half: Run, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found["stages"][0]["best"][0] == {"budget": "3,000", "trial": "done", "dice": 0.8125}
     study = tmp_path / "small.yaml"
     study.write_text(f"name: small\nspace: tiny\nbudgets: [{BUDGET}]\n")
-    assert folder_of("small") == folder_of(str(study)) == half.root
+    assert place_of("small") == place_of(str(study)) == (half.root, None)
     (tmp_path / "empty").mkdir()
     (tmp_path / "new.yaml").write_text(f"name: new\nspace: tiny\nbudgets: [{BUDGET}]\n")
     for what, words in {
         str(tmp_path / "empty"): "is no run folder: it has no run.yaml",
         str(tmp_path / "new.yaml"): "the study new has not begun",
-        "nothing": "'nothing' is neither a run folder nor",
+        "nothing": f"'nothing' is neither a run folder nor that of a run below {half.root.parent} (THRIFTY_RESULTS): there is",
     }.items():
         code, out, error = call(capsys, what)
         assert (code, out, error.count("\n")) == (2, "", 1) and words in error
     code, _, error = call(capsys)
     assert code == 2 and "give a run folder or a study" in error
+
+
+def test_results_at_a_url(half: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    store = f"file://{tmp_path}/store"
+    monkeypatch.setenv("THRIFTY_RESULTS", store)
+    monkeypatch.setenv("THRIFTY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(copies, "_copies", {})
+    copies.attach(half.root, f"{store}/small")
+    for path in (path for path in half.root.rglob("*") if path.is_file()):
+        copies.published(path)
+    copies._copies.clear()
+    (tmp_path / "small.yaml").write_text(f"name: small\nspace: tiny\nbudgets: [{BUDGET}]\n")
+    (tmp_path / "new.yaml").write_text(f"name: new\nspace: tiny\nbudgets: [{BUDGET}]\n")
+    answers = [call(capsys, what, "--json") for what in ("small", f"{store}/small", str(tmp_path / "small.yaml"))]
+    for code, out, _ in answers:
+        found = json.loads(out)
+        assert code == 0 and found["stages"][0]["count"]["done"] == 1 and found["driver"]["state"] == "gone"
+    for what, words in {
+        f"{store}/other": f"{store}/other is no run folder: there is no run.yaml",
+        str(tmp_path / "new.yaml"): f"the study new has not begun: there is no {store}/new; `thrifty run",
+        "nothing": f"'nothing' is neither a run folder nor that of a run below {store} (THRIFTY_RESULTS): there is",
+    }.items():
+        code, out, error = call(capsys, what)
+        assert (code, out, error.count("\n")) == (2, "", 1) and words in error
+    lock = tmp_path / "store" / "small" / "driver.lock"
+    with storage_lock.only_driver(f"{store}/small"):
+        assert (run_status("small").driver.state, run_status("small").driver.process) == ("idle", os.getpid())
+        held = json.loads(lock.read_text())
+    lock.write_text(json.dumps(held | {"machine": "other", "host": "elsewhere"}))
+    driver = run_status("small").driver
+    assert (driver.state, driver.host, driver.alive) == ("elsewhere", "elsewhere", True), "its beat is fresh"
+    for path in (tmp_path / "store").rglob("*"):
+        os.utime(path, (time.time() - 3600,) * 2)
+    driver = run_status("small").driver
+    assert not driver.alive and driver.seconds == pytest.approx(3600, abs=60)
+    lock.write_text(json.dumps(held | {"started": 1.0}))
+    assert run_status("small").driver.state == "gone", "another process has its number"
 
 
 def test_a_job_of_a_cluster(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

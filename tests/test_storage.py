@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import pytest
 from object_store import BUCKET, change, cut, filesystem, flip, names, s3_server
+from small_study import small_study
 
 from thrifty import checkpoint, copies, results, storage, storage_lock
 from thrifty.config import results_folder, results_url
-from thrifty.copies import Copy, attach, brought, driving, here, refreshed
+from thrifty.copies import Copy, attach, brought, driving, here, reading, refreshed
 from thrifty.errors import ThriftyError
-from thrifty.results import Trial, append_jsonl, read_json, read_jsonl, remove, write_json, write_text
+from thrifty.results import Trial, append_jsonl, check_run, open_run, read_json, read_jsonl, remove, write_json, write_text
 from thrifty.storage import Storage, clean_url, is_url, working_copy
 
 Damage = Callable[[bytes], bytes]
@@ -66,6 +68,8 @@ def test_what_one_machine_writes_another_finds_and_what_it_removes_is_gone(url: 
     assert found == {"run.yaml", "select/why.md", "select/evaluations.jsonl"}
     assert read_jsonl(second / "select" / "evaluations.jsonl") == [{"a": 1}, {"a": 2}]
     assert names(url) == found | {".files.json", "select/.files.json"}
+    age = Storage(url).age_seconds("run.yaml")
+    assert age is not None and age < 300 and Storage(url).age_seconds("nothing") is None
     rows = json.loads(filesystem().cat_file(f"{url}/.files.json"))
     assert rows["schema"] == 1 and rows["files"]["run.yaml"][0]["bytes"] == (first / "run.yaml").stat().st_size
 
@@ -76,9 +80,10 @@ def test_a_stale_working_copy_becomes_that_of_the_store_and_keeps_only_its_data(
 ) -> None:
     stale, other = machines("stale"), machines("other")
     attach(stale, url)
-    for name in ("run.yaml", "search/a/checkpoint.pt", "search/a/epochs.jsonl", "data/index.json"):
-        if name.startswith("data"):
-            (stale / "data").mkdir()
+    own = ("data/index.json", "evaluate/transfer_data/index.json")
+    for name in ("run.yaml", "search/a/checkpoint.pt", "search/a/epochs.jsonl", *own):
+        if name in own:
+            (stale / name).parent.mkdir(parents=True)
             (stale / name).write_text("{}")
         else:
             write_text(stale / name, "old")
@@ -90,7 +95,36 @@ def test_a_stale_working_copy_becomes_that_of_the_store_and_keeps_only_its_data(
     (stale / "search/a/unpublished.json").write_text("{}")
     attach(stale, url).sync()
     found = {path.relative_to(stale).as_posix(): path.read_text() for path in stale.rglob("*") if path.is_file()}
-    assert found == {"run.yaml": "new", "search/a/epochs.jsonl": "old", "search/a/result.json": "{}", "data/index.json": "{}"}
+    ours = {"run.yaml": "new", "search/a/epochs.jsonl": "old", "search/a/result.json": "{}"}
+    assert found == {**ours, **dict.fromkeys(own, "{}")}
+
+
+def test_a_run_that_was_removed_from_the_store_begins_anew_on_a_machine_that_had_it(
+    tmp_path: Path, machines: Callable[[str], Path]
+) -> None:
+    store = tmp_path / "store"
+    url, root = f"file://{store}/run", machines("here")
+    with driving(root, url):
+        open_run(root, small_study())
+        for name in ("driver.lock", "search/.tune/a/raised", "data/index.json", "evaluate/transfer_data/index.json", ".x.part"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text("x")
+        another = pytest.raises(ThriftyError, match=rf"^{url} holds another study: seeds")
+        with another:
+            check_run(root, small_study(seeds=[7]))
+    with reading(root, url) as begun:
+        assert begun
+    shutil.rmtree(store)
+    with reading(root, url) as begun:
+        assert not begun and (root / "run.yaml").is_file(), "what a reader finds here is of the run before"
+    (root / "genotype_3000.json").write_text("put there for the new run")
+    with driving(root, url):
+        assert [path.name for path in root.iterdir()] == ["genotype_3000.json"]
+        open_run(root, small_study(seeds=[7]))
+        write_text(root / "other.txt", "x")
+        (root / "run.yaml").unlink()
+        with pytest.raises(ThriftyError, match=rf"^{url} is not empty and holds no run.yaml"):
+            check_run(root, small_study())
 
 
 @pytest.mark.usefixtures("server")
@@ -270,6 +304,22 @@ def test_a_driver_of_another_machine_is_watched_and_its_beat_decides(
     with driving(machines("here"), url):
         assert json.loads(filesystem().cat_file(f"{url}/driver.lock"))["process"] == os.getpid()
     assert "waiting up to 0.5 seconds to see whether it lives" in capsys.readouterr().err
+
+
+def test_a_driver_that_takes_over_a_dead_one_first_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two watch the same dead driver, and the other one is faster."""
+    lock, body = Storage(f"file://{tmp_path}/store/run"), storage_lock.Lock(f"file://{tmp_path}/store/run")._body()
+    lock.write("driver.lock", b'{"process": 7, "host": "elsewhere", "machine": "other", "token": "abc", "beat": 0}')
+
+    def watch(self: storage_lock.Lock, holder: dict[str, object]) -> bool:
+        lives = holder["process"] != 7
+        lock.write("driver.lock", body)
+        return lives
+
+    monkeypatch.setattr(storage_lock.Lock, "_lives", watch)
+    with pytest.raises(ThriftyError, match=f"in use by process {os.getpid()} on"), driving(tmp_path / "run", lock.url):
+        pass
+    assert lock.read("driver.lock") == body
 
 
 @pytest.mark.usefixtures("server")

@@ -17,17 +17,19 @@ from thrifty import copies, trials, trials_share
 from thrifty.config import Resources, Study
 from thrifty.copies import attach
 from thrifty.data.prepare import open_prepared, prepare
+from thrifty.data.store import build_store, open_store
 from thrifty.errors import ThriftyError
 from thrifty.model import weights_hash
 from thrifty.networks import planned_networks, write_networks
-from thrifty.results import Run, Trial, open_run, read_json, read_jsonl
+from thrifty.results import Run, Trial, open_run, read_json, read_jsonl, write_text
 from thrifty.retrain import retrain_trial, trial_specs
 from thrifty.space.genotype import save
 from thrifty.space.sample import random_genotype
 from thrifty.space.schema import load_space, pin_space
 from thrifty.storage import working_copy
+from thrifty.summary import weights_bytes
 from thrifty.trials import Spec, run_trials
-from thrifty.trials_share import Share, bring_data, put_data
+from thrifty.trials_share import Share, bring_data, put_data, share_of
 
 STUDY = small_study({"epochs": 5})
 
@@ -137,6 +139,16 @@ def test_a_machine_is_brought_what_a_trial_reads_and_no_more(tmp_path: Path, mon
     assert outcome(train(here)) == outcome(train(begin(tmp_path / "plain" / "run")))
 
 
+def test_the_size_of_weights_that_are_in_the_store_alone(tmp_path: Path) -> None:
+    url, key = f"file://{tmp_path}/store/run", ("unet", 0, None)
+    first, second = (Run(tmp_path / name / "run") for name in ("first", "second"))
+    attach(first.root, url)
+    write_text(first.retrain_trial(*key).weights, "12345")
+    attach(second.root, url)
+    assert weights_bytes(second, [("unet", 1, None), key], "unet") == 5
+    assert weights_bytes(second, [key], "unetpp") is None
+
+
 @pytest.mark.usefixtures("ray_local")
 def test_the_data_reach_another_folder_by_the_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials_share, "PIECE_BYTES", 1000)
@@ -145,16 +157,35 @@ def test_the_data_reach_another_folder_by_the_object_store(tmp_path: Path, monke
     assert {file.name: len(file.refs) > 1 for file in data} == {"images.bin": True, "index.json": True, "masks.bin": True}
     assert put_data(run.data) is data, "once"
     other.root.mkdir(parents=True)
-    bring_data(data, other.data)
+    bring_data(data, other.data, other.root.parent)
     other.splits.write_bytes(run.splits.read_bytes())
     ours, theirs = open_prepared(run).store, open_prepared(other).store
     assert theirs.fingerprint == ours.fingerprint and np.array_equal(theirs.images, ours.images)
     before = (other.data / "images.bin").stat().st_mtime_ns
-    bring_data(data, other.data)
+    bring_data(data, other.data, other.root.parent)
     assert (other.data / "images.bin").stat().st_mtime_ns == before, "a machine writes it once"
     (other.data / "index.json").write_text("{}")
-    bring_data(data, other.data)
+    bring_data(data, other.data, other.root.parent)
     assert open_prepared(other).store.fingerprint == ours.fingerprint
+    assert {path.name for path in other.root.parent.iterdir()} == {"run", "data.lock"}
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_the_second_data_set_reaches_the_trials_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials_share, "has_other_machines", lambda: True)
+    monkeypatch.setenv("THRIFTY_CACHE", str(tmp_path / "node"))
+    url = f"file://{tmp_path}/store/run"
+    copy = attach(tmp_path / "driver" / "run", url)
+    run, other = begin(copy.root), Run(working_copy(url))
+    data = small_study(data={"patch": 32, "phantoms": {"cases": 10, "patients": 5, "size": 32}}).data
+    second = build_store(data, run.transfer_data)
+    share = share_of(run.root, transfer=True)
+    assert share is not None and share == share_of(run.root, transfer=True), "both are put once"
+    only_first = share_of(run.root)
+    assert only_first is not None and (only_first.data, only_first.transfer) == (share.data, ())
+    share.bring()
+    found = open_store(other.transfer_data)
+    assert found.fingerprint == second.fingerprint != open_store(other.data).fingerprint
     assert {path.name for path in other.root.parent.iterdir()} == {"run", "data.lock"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from thrifty import trials_trackers
+from thrifty import copies, trials_trackers
 from thrifty.config import Resources
 from thrifty.console import Board
 from thrifty.errors import ThriftyError
@@ -134,12 +134,29 @@ def test_a_tracker_that_hangs_holds_nothing_up(run: Run, monkeypatch: pytest.Mon
 
 def test_none_is_the_default_and_one_that_is_not_installed_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     study(run, [])
-    check_trackers(Resources())
+    check_trackers(Resources(), run)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         ThriftyError, match=r"^resources.trackers has wandb, which is not installed: pip install 'thrifty\[wandb\]'"
     ):
-        check_trackers(Resources(trackers=("wandb",)))
+        check_trackers(Resources(trackers=("wandb",)), run)
+
+
+def test_files_in_a_working_copy_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "installed")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    both = Resources(trackers=("mlflow", "wandb"))
+    check_trackers(both, run)
+    monkeypatch.setattr(copies, "_copies", {})
+    copies.attach(run.root, f"file://{run.root.parent}/store/study")
+    with pytest.raises(ThriftyError, match=r"has mlflow, .* are at file:.*/store/study; set MLFLOW_TRACKING_URI to a server"):
+        check_trackers(both, run)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    with pytest.raises(ThriftyError, match=r"has wandb, .*; unset WANDB_MODE"):
+        check_trackers(both, run)
+    monkeypatch.delenv("WANDB_MODE")
+    check_trackers(both, run)
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")  # MLflow of SQLAlchemy 2.1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from thrifty.config import Retrain, Study, results_folder, results_url
 from thrifty.console import format_seconds
-from thrifty.copies import reading
+from thrifty.copies import brought, reading
 from thrifty.doctor import LITTLE_GIB, free_gib
 from thrifty.environment import gpus, usable_cores
 from thrifty.errors import ThriftyError
@@ -23,6 +23,7 @@ from thrifty.results import Run, check_run, read_json
 from thrifty.space.cost import Costs
 from thrifty.space.schema import Space, load_space
 from thrifty.space.size import number_of_genotypes
+from thrifty.storage import clean_url, is_url
 
 if TYPE_CHECKING:
     from thrifty.data.prepare import Prepared
@@ -63,7 +64,7 @@ def check_study(study: Study, timing: bool = True, earlier: Path | None = None) 
     """Prints the report line by line. The data set is decoded into a temporary folder, which is removed.
 
     Args:
-        earlier: a run folder whose spread over seeds is the one to expect.
+        earlier: a run folder, or its URL, whose spread over seeds is the one to expect.
 
     Raises:
         ThriftyError: whatever would stop the study: its data, space, budgets, or a results folder of another study; or `earlier`
@@ -80,10 +81,12 @@ def examine(study: Study, timing: bool, earlier: Path | None = None) -> Iterator
     from thrifty.data.report import describe
 
     earlier_sd = None if earlier is None else spread_of(earlier)
+    shown = clean_url(earlier) if earlier is not None and is_url(earlier) else earlier
     space = load_space(study.space, study.allow_code)
     root = results_folder(study.name)
-    with reading(root, results_url(study.name)):
-        check_run(root, study)
+    with reading(root, results_url(study.name)) as begun:
+        if begun:
+            check_run(root, study)
     with tempfile.TemporaryDirectory(prefix="thrifty_check_") as folder:
         prepared = prepare(study, Run(Path(folder)))
         data = describe(study.data, prepared.store, prepared.splits)
@@ -97,7 +100,7 @@ def examine(study: Study, timing: bool, earlier: Path | None = None) -> Iterator
                 yield f"warning: {deep}"
         specs = networks(study, space, settings, prepared)
         yield trials_line(study, settings, len(specs))
-        yield seeds_line(study, Run(root)) if earlier_sd is None else power_line(study, earlier_sd, f"of {earlier}")
+        yield seeds_line(study, Run(root)) if earlier_sd is None else power_line(study, earlier_sd, f"of {shown}")
         if timing and gpu_is_elsewhere(study):
             yield "cost: not timed, the trials need a GPU and this machine has none"
         elif timing:
@@ -164,7 +167,7 @@ def spread_of(folder: Path) -> float:
     Raises:
         ThriftyError: it is no run folder with an evaluation, or its networks have one seed each.
     """
-    run = Run(folder)
+    run = Run(brought(folder) if is_url(folder) else folder)
     if not run.summary.is_file():
         raise ThriftyError(f"{folder} has no summary.json; --earlier wants a run folder that `thrifty evaluate` has written to")
     if (found := sd_of(run)) is None:

@@ -264,7 +264,8 @@ def check(
     overrides: Overrides = None,
     timing: Annotated[bool, typer.Option(help="Time single steps to estimate the cost.")] = True,
     earlier: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Run folder whose spread over seeds says how many seeds are needed.")
+        Path | None,
+        typer.Option(metavar="RUN", help="Run folder or URL whose spread over seeds says how many seeds are needed."),
     ] = None,
 ) -> None:
     """Looks before anything is spent: data, space, budgets, trials, cost. Writes nothing."""
@@ -298,7 +299,7 @@ def submit(
 @guarded
 def status(
     what: Annotated[
-        str | None, typer.Argument(metavar="RUN|STUDY|JOB", help="A run folder or study; with --address a job.")
+        str | None, typer.Argument(metavar="RUN|STUDY|JOB", help="A run folder, its URL, or a study; with --address a job.")
     ] = None,
     address: Annotated[str | None, typer.Option(metavar="URL", help="Of a job server: the state of a job, or all jobs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +30,8 @@ from thrifty.storage_lock import Lock, driver_is_here, only_driver
 
 FILES = ".files.json"
 SCHEMA = 1
-OWN = ("data", "driver.lock", ".tune")  # of this machine alone: never published as files of the run
+OWN = ("data", "evaluate/transfer_data", "driver.lock")  # of this machine alone: never published as files of the run
+SCRATCH = ".tune"  # likewise, in the folder of a stage
 STUDY = "run.yaml"
 GIVEN = "genotype_*.json"  # what a user may put into a new run folder
 CHECKPOINTS = re.compile(r"checkpoint[^/]*\.pt")
@@ -174,19 +174,18 @@ class Copy:
         return False
 
     def _tidy(self, start: str, there: set[str]) -> None:
-        """Removes files that the store does not have, and folders that are empty then."""
+        """Removes files that the store does not have, and folders that are empty then. A run that begins keeps no file of this
+        machine's own from one that was here before; genotypes can have been put there for it."""
         top = self.root / start
         is_new = start == "" and STUDY not in there
-        if is_new:
-            shutil.rmtree(top / "data", ignore_errors=True)
         for path in sorted(top.rglob("*"), reverse=True):
             name = path.relative_to(self.root).as_posix()
-            if self._is_own(name) or (is_new and path.match(GIVEN) and path.parent == self.root):
+            if (path.match(GIVEN) and path.parent == self.root) if is_new else self._is_own(name):
                 continue
             if path.is_dir() and not path.is_symlink():
                 with contextlib.suppress(OSError):
                     path.rmdir()
-            elif name not in there and not (path.name.startswith(".") and path.name.endswith(".part")):
+            elif name not in there and (is_new or not (path.name.startswith(".") and path.name.endswith(".part"))):
                 path.unlink(missing_ok=True)
 
     def _files(self, folder: str, anew: bool = False) -> Files:
@@ -215,8 +214,7 @@ class Copy:
             del self._known[folder]
 
     def _is_own(self, name: str) -> bool:
-        first, *_ = name.split("/")
-        return first in OWN[:2] or OWN[2] in name.split("/")
+        return SCRATCH in name.split("/") or any(name == own or name.startswith(f"{own}/") for own in OWN)
 
     def _place(self, path: Path) -> tuple[str, str]:
         folder, _, name = self._name(path).rpartition("/")
@@ -240,6 +238,12 @@ def attach(root: Path, url: str, lock: Lock | None = None) -> Copy:
 def copy_of(path: Path) -> Copy | None:
     """The working copy that a path lies in; None for all others."""
     return next((copy for root, copy in _copies.items() if path.is_relative_to(root)), None)
+
+
+def shown(root: Path) -> str:
+    """What a run folder is called: the URL of a working copy, which is nobody's folder."""
+    copy = copy_of(root)
+    return str(root) if copy is None else copy.storage.url
 
 
 def published(path: Path, before: Path | None = None) -> None:
@@ -298,15 +302,16 @@ def driving(root: Path, url: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading(root: Path, url: str | None) -> Iterator[None]:
-    """Looks at a run folder that may be in a store, without its lock."""
+def reading(root: Path, url: str | None) -> Iterator[bool]:
+    """Looks at a run folder that may be in a store, without its lock. False where the store has no run there: what the working
+    copy holds is then of one that was removed."""
     if url is None:
-        yield
+        yield True
         return
     copy = attach(root, url)
     try:
         copy.look(is_heavy)
-        yield
+        yield has_run(url)
     finally:
         _copies.pop(root, None)
 
@@ -321,8 +326,7 @@ def brought(place: str | Path) -> Path:
     parts = url.split("/")
     for length in range(len(parts), 3, -1):
         root = "/".join(parts[:length])
-        storage = Storage(root)
-        if STUDY in _listed(storage):
+        if has_run(root):
             copy = Copy(working_copy(root), root)
             inside = "/".join(parts[length:])
             copy.look(partial(_is_beside, inside))
@@ -335,9 +339,9 @@ def _is_beside(inside: str, name: str) -> bool:
     return name.endswith(".pt") or (is_heavy(name) and not name.startswith(inside))
 
 
-def _listed(storage: Storage) -> Files:
-    data = storage.read(FILES)
-    return {} if data is None else _parsed(data, f"{storage.url}/{FILES}")
+def has_run(url: str) -> bool:
+    data = Storage(url).read(FILES)
+    return data is not None and STUDY in _parsed(data, f"{url}/{FILES}")
 
 
 def _parsed(data: bytes, where: str) -> Files:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from thrifty.console import Best, best_by_budget, remaining_seconds
+from thrifty.copies import copy_of
 from thrifty.errors import ThriftyError
 from thrifty.ledger import RESULTS, spent_hours
 from thrifty.manifest import stored, stored_wall_seconds
 from thrifty.results import Run, Trial, read_json, read_jsonl, read_run
+from thrifty.storage_lock import NAME, holder_of
 
 SCHEMA = 1
 STATES = ("done", "running", "waiting", "paused", "interrupted", "dropped", "failed")
@@ -55,7 +57,8 @@ class StageProgress:
 @dataclass(frozen=True)
 class Driver:
     """Who runs trials on the folder. `state`: running (holds the lock), idle (alive between two sets of trials), gone, elsewhere
-    (on another machine: not to be seen from here), none (there never was one). `seconds`: since the run last wrote."""
+    (on another machine: not to be seen from here), none (there never was one). `seconds`: since the run last wrote; at a URL the
+    beat of the driver counts as well."""
 
     state: str
     process: int | None
@@ -191,6 +194,8 @@ def driver_of(run: Run) -> Driver:
     tells). The lock itself is left alone: to try it would turn away a driver that begins in that moment."""
     path = run.root / "driver.lock"
     seconds = _since_written(run)
+    if (copy := copy_of(run.root)) is not None:
+        return _driver_at(copy.storage.url, path, seconds)
     try:
         text, stat = path.read_text(encoding="utf-8"), path.stat()
     except OSError:
@@ -205,6 +210,17 @@ def driver_of(run: Run) -> Driver:
         return Driver("gone", process, host, seconds)
     holds = _holds_lock(process, stat.st_ino)
     return Driver("idle" if holds is False else "running", process, host, seconds)
+
+
+def _driver_at(url: str, path: Path, seconds: float | None) -> Driver:
+    """By the lock object at a URL, and where its driver is on this machine also by the lock in the working copy."""
+    holder = holder_of(url)
+    if holder is None:
+        return Driver("none" if seconds is None else "gone", None, None, seconds)
+    state = {None: "elsewhere", True: "idle", False: "gone"}[holder.alive]
+    if holder.alive and path.is_file() and _holds_lock(holder.process, path.stat().st_ino) is not False:
+        state = "running"
+    return Driver(state, holder.process, holder.host, seconds)
 
 
 def _lives(process: int, written: float) -> bool:
@@ -230,6 +246,9 @@ def _holds_lock(process: int, inode: int) -> bool | None:
 
 def _since_written(run: Run) -> float | None:
     written = [run.evaluations, *(run.root / stage / "trials.json" for stage in RESULTS)]
+    if (copy := copy_of(run.root)) is not None:
+        names = [path.relative_to(run.root).as_posix() for path in written]
+        return min((age for name in (*names, NAME) if (age := copy.storage.age_seconds(name)) is not None), default=None)
     times = [_mtime(path) for path in written]
     newest = max((time for time in times if time is not None), default=None)
     return None if newest is None else max(0.0, time.time() - newest)

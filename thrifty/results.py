@@ -368,19 +368,19 @@ def check_run(root: Path, study: Study) -> None:
     Raises:
         ThriftyError: it holds another study (the first keys that differ are named) or other files, or is itself a file.
     """
-    run = Run(root)
+    run, place = Run(root), copies.shown(root)
     if run.study.is_file():
         now = _as_begun(run.study, study.model_dump(mode="json"))
         differences = growth.differences(_stored(run.study).model_dump(mode="json"), now)
         if differences:
             raise ThriftyError(
-                f"{root} holds another study: {'; '.join(differences[:4])}; give this study another name=, "
+                f"{place} holds another study: {'; '.join(differences[:4])}; give this study another name=, "
                 "or remove that folder to start over"
             )
     elif root.is_dir() and any(not path.match("genotype_*.json") for path in root.iterdir()):
-        raise ThriftyError(f"{root} is not empty and holds no run.yaml, so it is no run folder; give the study another name=")
+        raise ThriftyError(f"{place} is not empty and holds no run.yaml, so it is no run folder; give the study another name=")
     elif root.exists() and not root.is_dir():
-        raise ThriftyError(f"{root} is a file, where the run folder should be; move it away, or give the study another name=")
+        raise ThriftyError(f"{place} is a file, where the run folder should be; move it away, or give the study another name=")
 
 
 def read_run(root: Path) -> tuple[Study, Run]:

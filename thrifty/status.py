@@ -2,50 +2,71 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from thrifty.config import results_folder
+from thrifty.config import results_folder, results_url
 from thrifty.console import format_best, format_seconds
+from thrifty.copies import has_run, reading
 from thrifty.errors import ThriftyError, mask, one_line
 from thrifty.progress import STATES, Driver, Progress, StageProgress, progress_of
+from thrifty.storage import clean_url, is_url, working_copy
 
 LISTED = 8  # running trials, failures, jobs
 LOG_LINES = 10
 
 
 def run_status(what: str) -> Progress:
-    """Of a run folder, or of a study by its name or file.
+    """Of a run folder or its URL, or of a study by its name or file.
 
     Raises:
         ThriftyError: no such folder, or it is no run folder.
     """
-    return progress_of(folder_of(what))
+    root, url = place_of(what)
+    with reading(root, url) as begun:
+        if not begun:
+            raise ThriftyError(
+                f"{url} is no run folder: there is no run.yaml; give the URL of a run, as s3://bucket/prefix/STUDY"
+            )
+        return progress_of(root)
 
 
-def folder_of(what: str) -> Path:
-    """
+def place_of(what: str) -> tuple[Path, str | None]:
+    """The run folder, and its URL where it has one.
+
     Raises:
         ThriftyError: neither a folder nor a study that has begun.
     """
+    if is_url(what):
+        url = clean_url(what)
+        return working_copy(url), url
     path = Path(what).expanduser()
     if path.is_dir():
-        return path
+        return path, None
     from thrifty.shelf import find_study, resolve_study
 
-    begun = results_folder(path.name) if path.name == what else None
-    if begun is not None and begun.is_dir():
-        return begun
+    if path.name == what and _has_begun(what):
+        return results_folder(what), results_url(what)
     try:
         study = resolve_study(str(find_study(what)), ())
     except ThriftyError as error:
-        raise ThriftyError(f"'{what}' is neither a run folder nor that of a run below {results_folder('.')}: {error}") from None
-    root = results_folder(study.name)
-    if not root.is_dir():
-        raise ThriftyError(f"the study {study.name} has not begun: there is no {root}; `thrifty run {what}` begins it")
-    return root
+        given = os.environ.get("THRIFTY_RESULTS", "")
+        below = clean_url(given) if is_url(given) else results_folder(".")
+        raise ThriftyError(
+            f"'{what}' is neither a run folder nor that of a run below {below} (THRIFTY_RESULTS): {error}"
+        ) from None
+    root, url = results_folder(study.name), results_url(study.name)
+    if not _has_begun(study.name):
+        raise ThriftyError(f"the study {study.name} has not begun: there is no {url or root}; `thrifty run {what}` begins it")
+    return root, url
+
+
+def _has_begun(study: str) -> bool:
+    url = results_url(study)
+    return results_folder(study).is_dir() if url is None else has_run(url)
 
 
 def text_of(found: Progress) -> Iterator[str]:

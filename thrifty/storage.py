@@ -102,6 +102,11 @@ class Storage:
             return False
         return True
 
+    def age_seconds(self, name: str) -> float | None:
+        """Since an object was written, by the clocks of the store and of this machine; None: there is no such object."""
+        written = self._do(lambda: _or_none(self._fs.modified, self._at(name)))
+        return None if written is None else max(0.0, time.time() - written.timestamp())
+
     def copy(self, source: str, target: str) -> bool:
         """Within the store; False: there is no `source`."""
         return self._do(lambda: _or_none(self._copied, self._at(source), self._at(target))) is not None

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class Lock:
                 raise ThriftyError(
                     f"{self.storage.url} is in use by {_named(holder)}: wait until it has ended, or give this study another name="
                 )
-            self.storage.delete(NAME)
+            if self._holder() == holder:  # otherwise another driver has found it dead as well, and replaced it
+                self.storage.delete(NAME)
         if (holder := self._holder()) is None or holder.get("token") != self.own["token"]:
             raise ThriftyError(f"{self.storage.url} is in use by {_named(holder or {})}, which began at the same time")
         self._thread.start()
@@ -135,7 +137,25 @@ def only_driver(url: str) -> Iterator[Lock]:
 
 def driver_is_here(url: str) -> bool:
     """Whether a living process of this machine holds the run folder at `url`."""
-    return _is_alive_here(Lock(url)._holder() or {})
+    found = holder_of(url)
+    return found is not None and found.alive is True
+
+
+@dataclass(frozen=True)
+class Holder:
+    """`alive` is None where it is on another machine."""
+
+    process: int
+    host: str
+    alive: bool | None
+
+
+def holder_of(url: str) -> Holder | None:
+    """Who holds the run folder at `url`, or died with it; None: nobody, or the object is no lock."""
+    found = Lock(url)._holder() or {}
+    if not isinstance(found.get("process"), int):
+        return None
+    return Holder(found["process"], one_line(str(found.get("host", "?"))), _is_alive_here(found) if _is_here(found) else None)
 
 
 def _named(holder: dict[str, Any]) -> str:

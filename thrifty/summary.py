@@ -13,6 +13,7 @@ import numpy as np
 
 from thrifty import __version__
 from thrifty.config import Study
+from thrifty.copies import here
 from thrifty.failures import failed_trials
 from thrifty.false_positives import false_positives
 from thrifty.inference import stride_of
@@ -191,7 +192,7 @@ def describe(spec: NetworkSpec, patch: tuple[int, int]) -> dict[str, Any]:
 def weights_bytes(run: Run, keys: Sequence[Key], name: str) -> int | None:
     """Size of the file of the trained weights of a network, the same for each of its trainings; None where it is not there."""
     files = (run.retrain_trial(*key).weights for key in keys if key[0] == name)
-    return next((file.stat().st_size for file in files if file.is_file()), None)
+    return next((file.stat().st_size for file in files if here(file).is_file()), None)
 
 
 def macs(spec: NetworkSpec, patch: tuple[int, int]) -> int:

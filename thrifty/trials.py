@@ -77,7 +77,7 @@ def _run_trials(stage: str, function: Function, specs: Sequence[Spec], resources
     limits = Limits(run, resources, manifest)
     if exceeded := limits.exceeded():
         raise ThriftyError(exceeded)
-    check_trackers(resources)
+    check_trackers(resources, run)
     connect()
     _check_resources(resources)
     epochs = {spec.name: spec.epochs for spec in todo}
@@ -213,7 +213,7 @@ def _tuner(function: Function, todo: Sequence[Spec], resources: Resources, scrat
     ]
     needs = {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}
     number = number_of(watch)
-    trainable, share = make_trainable(function), share_of(watch.manifest.run.root)
+    trainable, share = make_trainable(function), share_of(watch.manifest.run.root, transfer=watch.manifest.stage == "evaluate")
     if share is not None:
         trainable = tune.with_parameters(trainable, share=share)
     return tune.Tuner(

@@ -1,6 +1,6 @@
-"""What trials need on machines that do not see the driver's run folder: its URL, and the decoded data set by Ray's object store.
+"""What trials need on machines that do not see the driver's run folder: its URL, and the decoded data by Ray's object store.
 
-Files of the run come from the store at the URL (`thrifty.copies`). The data set is in no store: the driver puts it into
+Files of the run come from the store at the URL (`thrifty.copies`). A data set is in no store: the driver puts it into
 Ray's object store in pieces, once, and the first trial on a machine writes it into the working copy there, from where all trials
 of the machine map it into memory.
 """
@@ -39,11 +39,13 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Share:
-    """`url` of the run folder, `root` of it on the driver's machine, and its data set (empty where there is no other machine)."""
+    """`url` of the run folder, `root` of it on the driver's machine, and its data set (empty where there is no other machine);
+    `transfer` is the second data set, which the trials of an evaluation alone need."""
 
     url: str
     root: str
     data: tuple[Pieces, ...]
+    transfer: tuple[Pieces, ...] = ()
 
     def moved(self, value: Any) -> Any:
         """A trial's settings with all paths in the driver's run folder turned into those of this machine's working copy."""
@@ -65,19 +67,27 @@ class Share:
         """
         run = Run(working_copy(self.url))
         copy = attach(run.root, self.url)
-        if self.data:
-            bring_data(self.data, run.data)
+        for data, folder in ((self.data, run.data), (self.transfer, run.transfer_data)):
+            if data:
+                bring_data(data, folder, run.root.parent)
         copy.fetch(run.study, run.space, run.splits, run.networks, run.start.model, run.start.weights, *marks)
         if trial is not None:
             copy.sync(trial, skip=lambda name: name.endswith(".safetensors") or "/checkpoints/" in name)
 
 
-def share_of(root: Path) -> Share | None:
-    """None where the run folder is a plain folder, which all machines have to see."""
+def share_of(root: Path, transfer: bool = False) -> Share | None:
+    """None where the run folder is a plain folder, which all machines have to see.
+
+    Args:
+        transfer: also the second data set, if there is one.
+    """
     copy = copy_of(root)
     if copy is None:
         return None
-    return Share(copy.storage.url, str(root), put_data(Run(root).data) if has_other_machines() else ())
+    if not has_other_machines():
+        return Share(copy.storage.url, str(root), ())
+    run = Run(root)
+    return Share(copy.storage.url, str(root), put_data(run.data), put_data(run.transfer_data) if transfer else ())
 
 
 def has_other_machines() -> bool:
@@ -91,7 +101,8 @@ def put_data(folder: Path) -> tuple[Pieces, ...]:
         return ()
     key = (ray.get_runtime_context().get_job_id(), str(folder), _digest(folder / INDEX))
     if key not in _put:
-        _put.clear()
+        for old in [old for old in _put if old[0] != key[0] or old[1] == key[1]]:
+            del _put[old]
         _put[key] = tuple(_put_file(path) for path in sorted(folder.iterdir()) if path.is_file())
     return _put[key]
 
@@ -108,16 +119,17 @@ def _put_file(path: Path) -> Pieces:
     return Pieces(path.name, digest.hexdigest(), tuple(refs))
 
 
-def bring_data(data: tuple[Pieces, ...], folder: Path) -> None:
-    """Writes the data set into `folder`, unless it is there; of the processes of a machine one does, the others wait."""
+def bring_data(data: tuple[Pieces, ...], folder: Path, scratch: Path) -> None:
+    """Writes a data set into `folder`, unless it is there; of the processes of a machine one does, the others wait. `scratch`, a
+    folder on the same disk outside of the run folder, has the lock and what is not whole yet."""
     index = next(file.sha256 for file in data if file.name == INDEX)
     if _digest(folder / INDEX) == index:
         return
     make_folder(folder.parent)
-    with _locked(folder.parent.parent / "data.lock"):
+    with _locked(scratch / "data.lock"):
         if _digest(folder / INDEX) == index:
             return
-        part = Path(tempfile.mkdtemp(dir=folder.parent.parent, prefix=".data.", suffix=".part"))
+        part = Path(tempfile.mkdtemp(dir=scratch, prefix=".data.", suffix=".part"))
         try:
             for file in data:
                 _write(part / file.name, file)

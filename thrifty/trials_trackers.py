@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from thrifty.config import Resources
+from thrifty.copies import copy_of
 from thrifty.errors import ThriftyError, last_line
 from thrifty.results import Run
 
@@ -35,6 +36,7 @@ SILENT = {  # what wandb would note down by itself: host, user, folder, command 
     "host": "not told",
     "silent": True,
 }
+OFFLINE = ("offline", "dryrun")  # of WANDB_MODE: files alone
 Say = Callable[[str], None]
 
 
@@ -134,14 +136,22 @@ def trackers_of(
         trackers.close()
 
 
-def check_trackers(resources: Resources) -> None:
+def check_trackers(resources: Resources, run: Run) -> None:
     """
     Raises:
-        ThriftyError: the package of a tracker is not installed.
+        ThriftyError: the package of a tracker is not installed; or it would keep its files in a working copy, where nothing stays
+            that the store does not have.
     """
     for name in resources.trackers:
         if importlib.util.find_spec(name) is None:
             raise ThriftyError(f"resources.trackers has {name}, which is not installed: pip install 'thrifty[{name}]'")
+    if (copy := copy_of(run.root)) is None:
+        return
+    start = f"resources.trackers has %s, which would keep its files here, and the results are at {copy.storage.url}"
+    if "mlflow" in resources.trackers and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise ThriftyError(f"{start % 'mlflow'}; set MLFLOW_TRACKING_URI to a server, or take mlflow out of resources.trackers")
+    if "wandb" in resources.trackers and os.environ.get("WANDB_MODE") in OFFLINE:
+        raise ThriftyError(f"{start % 'wandb'}; unset WANDB_MODE to send them, or take wandb out of resources.trackers")
 
 
 def settings_of(run: Run, stage: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,11 +176,12 @@ def _mlflow(run: Run, stage: str) -> Any:
 
 
 def _wandb(run: Run, stage: str) -> Any:
-    """The account of WANDB_API_KEY; with WANDB_MODE=offline files in the run folder alone."""
+    """The account of WANDB_API_KEY; with WANDB_MODE=offline files in the run folder alone (refused in a working copy)."""
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     project = os.environ.get("WANDB_PROJECT") or run.root.name
-    where = {"dir": str(run.root), "settings": SILENT, "job_type": stage}
+    folder = run.root if copy_of(run.root) is None else run.root.parent  # beside a working copy: only logs for debugging
+    where = {"dir": str(folder), "settings": SILENT, "job_type": stage}
     return WandbLoggerCallback(project, f"{run.root.name} {stage}", upload_timeout=int(CLOSE_SECONDS) // 2, **where)
 
 
