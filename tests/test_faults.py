@@ -187,6 +187,7 @@ def test_no_duration_is_taken_by_a_clock_that_can_jump() -> None:
     """What asks for the time of day is for people to read; durations are of monotonic clocks, so no jump can reach them."""
     shown = {
         "events.py time.time": "when the curves of TensorBoard begin",
+        "storage.py time.time": "how long ago an object was written, by the clock of its store",
         "status.py time.time": "for how long a job has run, by the clock of its cluster",
         "progress.py time.time": "how long ago a run was written to, by the times of its files",
     }
