@@ -24,7 +24,7 @@ from thrifty.metrics import case_metrics
 from thrifty.model import load_model, weights_hash
 from thrifty.networks import read_networks, trial_arguments, trial_keys
 from thrifty.results import Run, read_json, write_json
-from thrifty.summary import summarise
+from thrifty.summary import count_seeds, summarise
 
 STUDY = small_study(recipe={"epochs": 1, "steps": 1, "validate_every": 1})
 NAMES = [f"found_{BUDGET}", f"random_{BUDGET}_0", f"scaled_unet_{BUDGET}"]
@@ -233,15 +233,15 @@ def test_a_class_that_no_test_case_holds_does_not_raise_the_mean(evaluated: Run)
                 scores = {"dice": dice, "iou": dice, "hd95": 10.0 * (1 - dice)}
                 counts = {"truth_pixels": pixels, "predicted_pixels": 0, "shared_pixels": 0}
                 rows.append({**identity, **place, **scores, **counts})
-    volumes = evaluate.per_volume(rows)
-    summary = summarise(STUDY, evaluated, open_prepared(evaluated), keys, [], rows, volumes)
+    volumes, counted = evaluate.per_volume(rows), count_seeds(STUDY, evaluated, keys, [])
+    summary = summarise(STUDY, evaluated, open_prepared(evaluated), counted, [], rows, volumes)
     (network,) = summary["networks"]
     assert network["dice"]["mean"] == network["iou"]["mean"] == network["dice_volume"] == 0.0
     assert network["hd95"]["mean"] == 10.0 and network["dice_per_class"] == {"organ 1": 0.0}
     notes = [note for note in summary["notes"] if note.startswith("class")]
     assert notes == [f"class organ {n} is in no test case; no mean counts it" for n in (2, 3)]
     empty = [row | {"truth_pixels": 0, "dice": 1.0} for row in rows]
-    summary = summarise(STUDY, evaluated, open_prepared(evaluated), keys, [], empty, [])
+    summary = summarise(STUDY, evaluated, open_prepared(evaluated), counted, [], empty, [])
     assert summary["networks"][0]["dice"]["mean"] == 1.0
     assert summary["notes"][0] == "no test case holds any class but the background: Dice says only whether anything was claimed"
 

@@ -30,8 +30,7 @@ from thrifty.robustness.study import More
 from thrifty.robustness.transfer import KIND as TRANSFER
 from thrifty.robustness.trial import KIND as ROBUSTNESS
 from thrifty.robustness.trial import robustness_trial
-from thrifty.statistics.blocks import Blocks, compared
-from thrifty.summary import counted_keys, rows_of, summarise
+from thrifty.summary import count_seeds, rows_of, summarise
 from thrifty.train import Report, choose_device, seed_everything, threads_for
 
 if TYPE_CHECKING:
@@ -73,12 +72,11 @@ def run_stage(study: Study, run: Run) -> None:
     write_examples(study, run, prepared, keys, rows)
     keep_latencies(study, run, {network: specs[network] for network, _, _ in keys})
     write_json(run.ledger, ledger(run))
-    summary = summarise(study, run, prepared, keys, missing, rows, volumes)
+    counted = count_seeds(study, run, keys, missing)
+    summary = summarise(study, run, prepared, counted, missing, rows, volumes)
     _write_tables(run, more)
-    counted = counted_keys(study, run, keys, missing)
-    blocks = [Blocks.from_json(summary["blocks"][name]) for name in ("search", "retrain")]
-    kept = compared((key[:2] for key in counted), *blocks)
-    robustness = more.of(counted).summary(rows_of(counted, rows), rows_of(counted, volumes), kept)
+    by_case, by_volume = (rows_of(counted.keys, table) for table in (rows, volumes))
+    robustness = more.of(counted.keys).summary(by_case, by_volume, counted.compared)
     write_json(run.summary, {**summary, "robustness": robustness})
 
 

@@ -6,7 +6,8 @@ that no test case holds is left out and named in the notes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,60 +47,62 @@ SCHEMA = 1
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Of the measured trainings those that means count: `keys`, by the seeds of the blocks (of a network without any such seed
+    all of its own); `compared`: the networks that statistics may set against each other."""
+
+    search: Blocks
+    retrain: Blocks
+    keys: list[Key]
+    compared: set[str]
+
+
+def count_seeds(study: Study, run: Run, keys: Sequence[Key], missing: Sequence[str]) -> Counted:
+    """
+    Args:
+        keys: the measured trainings.
+        missing: names of those that are not there.
+    """
+    folds: list[int | None] = [None] if study.retrain.folds == 1 else list(range(study.retrain.folds))
+    search, retrain = search_blocks(study, run), retrain_blocks(keys, folds, why_missing(run, missing))
+    own = {name: _seeds_of(name, keys, retrain) for name in dict.fromkeys(network for network, _, _ in keys)}
+    counted = [key for key in keys if key[1] in own[key[0]]]
+    return Counted(search, retrain, counted, compared((key[:2] for key in counted), search, retrain))
+
+
 def summarise(
     study: Study,
     run: Run,
     prepared: Prepared,
-    keys: Sequence[Key],
+    counted: Counted,
     missing: Sequence[str],
     rows: Sequence[Row],
     volumes: Sequence[Row],
 ) -> dict[str, Any]:
-    """summary.json: the data, every network of `keys`, the searches, and the cost of every stage.
+    """summary.json: the data, every network that is measured, the searches, and the cost of every stage.
 
     Only seeds that have all networks count (`thrifty.statistics.blocks`); while there is none, each network has what is there.
     """
-    store, splits = prepared.store, prepared.splits
-    specs = read_networks(run, study.allow_code)
-    names = list(dict.fromkeys(network for network, _, _ in keys))
-    spacing_mm = {case.name: case.spacing_mm for case in store.cases}
+    specs, keys, kept = read_networks(run, study.allow_code), counted.keys, counted.compared
     present = present_classes(rows)
-    search, retrain = search_blocks(study, run), _retrain_blocks(study, run, keys, missing)
-    keys = counted_keys(study, run, keys, missing)
     rows, volumes = (rows_of(keys, table) for table in (rows, volumes))
-    counted = [[row for row in table if row["class"] in present] for table in (rows, volumes)]
-    networks, latencies = [], kept_latencies(run)
-    for name in names:
-        trained = [read_json(run.retrain_trial(*key).result) for key in keys if key[0] == name]
-        mine = [[row for row in table if row["network"] == name] for table in counted]
-        claims = {"false_positives": false_positives([row for row in rows if row["network"] == name], spacing_mm)}
-        size = {"latency_ms": latencies.get(name), "weights_bytes": weights_bytes(run, keys, name)}
-        described = describe(specs[name], study.data.patch_size)
-        networks.append({**described, **size, **training(trained), **scores(*mine), **claims})
-    kept = compared((key[:2] for key in keys), search, retrain)
+    of_classes, of_volumes = ([row for row in table if row["class"] in present] for table in (rows, volumes))
+    networks = _networks(study, run, prepared, keys, specs, (rows, of_classes, of_volumes))
     own = [network for network in networks if network["name"] in kept]
-    found = statistics(run, own, [row for row in counted[0] if row["network"] in kept])
+    found = statistics(run, own, [row for row in of_classes if row["network"] in kept])
     return {
         "schema": SCHEMA,
         "study": study.name,
         "thrifty": __version__,
-        "data": {
-            "source": study.data.source,
-            "cases": len(store.cases),
-            "patients": len({case.patient for case in store.cases}),
-            "channels": store.channels,
-            "classes": store.classes,
-            "labels": list(store.labels),
-            "overlapping": store.overlapping,
-            "sets": {name: len(getattr(splits, name)) for name in ("weights", "architecture", "selection", "test")},
-        },
+        "data": _data(study, prepared),
         "networks": networks,
         "missing": list(missing),
         "failed": failed_trials(run),
-        "blocks": {"search": search.as_json(), "retrain": retrain.as_json()},
+        "blocks": {"search": counted.search.as_json(), "retrain": counted.retrain.as_json()},
         "notes": [
             *notes(study, list(specs)),
-            *notes_on_blocks(search, retrain),
+            *notes_on_blocks(counted.search, counted.retrain),
             *notes_on_later_searches(run),
             *class_notes(rows),
             *postprocess_notes(run, keys),
@@ -107,22 +110,44 @@ def summarise(
         "searches": trial_results(run, "search"),
         "dropped": dropped_searches(run),
         "statistics": found,
-        "stability": stability(study, run, search, retrain),
+        "stability": stability(study, run, counted.search, counted.retrain),
         "cost": ledger(run)["cost"],
         "spending": spending(run, networks, found["luck"], kept),
     }
 
 
-def _retrain_blocks(study: Study, run: Run, keys: Sequence[Key], missing: Sequence[str]) -> Blocks:
-    folds: list[int | None] = [None] if study.retrain.folds == 1 else list(range(study.retrain.folds))
-    return retrain_blocks(keys, folds, why_missing(run, missing))
+def _data(study: Study, prepared: Prepared) -> dict[str, Any]:
+    store, splits = prepared.store, prepared.splits
+    return {
+        "source": study.data.source,
+        "cases": len(store.cases),
+        "patients": len({case.patient for case in store.cases}),
+        "channels": store.channels,
+        "classes": store.classes,
+        "labels": list(store.labels),
+        "overlapping": store.overlapping,
+        "sets": {name: len(getattr(splits, name)) for name in ("weights", "architecture", "selection", "test")},
+    }
 
 
-def counted_keys(study: Study, run: Run, keys: Sequence[Key], missing: Sequence[str]) -> list[Key]:
-    """Of the measured trainings those whose seeds count; of a network without any such seed all."""
-    blocks = _retrain_blocks(study, run, keys, missing)
-    own = {name: _seeds_of(name, keys, blocks) for name in dict.fromkeys(network for network, _, _ in keys)}
-    return [key for key in keys if key[1] in own[key[0]]]
+def _networks(
+    study: Study,
+    run: Run,
+    prepared: Prepared,
+    keys: Sequence[Key],
+    specs: Mapping[str, NetworkSpec],
+    tables: tuple[Sequence[Row], Sequence[Row], Sequence[Row]],
+) -> list[dict[str, Any]]:
+    """`tables`: rows of all classes; those of the classes that count, by case and by volume."""
+    spacing_mm = {case.name: case.spacing_mm for case in prepared.store.cases}
+    networks, latencies = [], kept_latencies(run)
+    for name in dict.fromkeys(network for network, _, _ in keys):
+        trained = [read_json(run.retrain_trial(*key).result) for key in keys if key[0] == name]
+        every, *mine = ([row for row in table if row["network"] == name] for table in tables)
+        size = {"latency_ms": latencies.get(name), "weights_bytes": weights_bytes(run, keys, name)}
+        described = {**describe(specs[name], study.data.patch_size), **size, **training(trained)}
+        networks.append({**described, **scores(*mine), "false_positives": false_positives(every, spacing_mm)})
+    return networks
 
 
 def rows_of(keys: Sequence[Key], rows: Sequence[Row]) -> list[Row]:
