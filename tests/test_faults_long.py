@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -14,13 +13,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
 import yaml
 from small_study import small_run, small_study
 from test_trials import make_spec, manifest_rows, value_of
+from timeless import without_times
 from toy_trials import count_trial, expected, faulty_retraining
 
 from thrifty.config import Resources, read_study
@@ -168,17 +168,10 @@ def started(study: Path, results: Path, *options: str) -> Iterator[subprocess.Po
             raise
 
 
-def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+def lines_of(process: subprocess.Popen[str]) -> IO[str]:
+    """The pipe itself: a generator around it would close it where a caller breaks off, and the program would have no stdout."""
     assert process.stdout is not None
-    yield from process.stdout
-
-
-def without_times(value: Any) -> Any:
-    """`value` without seconds, hours, the ledger and what follows from them."""
-    if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k != "cost" and not re.search("seconds|hours", k)}
-        return {key: without_times(inner) for key, inner in kept.items()}
-    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+    return process.stdout
 
 
 def outcome(results: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 from object_store import BUCKET, change, filesystem, flip, names, s3_server
+from timeless import without_times
 
 from thrifty.storage import Storage
 
@@ -66,20 +67,20 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def without_times(value: Any) -> Any:
+def without_setbacks(value: Any) -> Any:
+    """Without times, and without what a killed training says of it."""
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k not in ("cost", "setbacks") and not re.search("seconds|hours|latency", k)}
-        return {key: without_times(inner) for key, inner in kept.items()}
-    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+        return {key: without_setbacks(inner) for key, inner in without_times(value).items() if key != "setbacks"}
+    return [without_setbacks(inner) for inner in value] if isinstance(value, list) else value
 
 
 def content(name: str, data: bytes) -> Any:
     if name.endswith(OF_TIME):
         return None
     if name.endswith(".json"):
-        return without_times(json.loads(data))
+        return without_setbacks(json.loads(data))
     if name.endswith(".jsonl"):
-        return [without_times(json.loads(line)) for line in data.splitlines()]
+        return [without_setbacks(json.loads(line)) for line in data.splitlines()]
     return data
 
 
