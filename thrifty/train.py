@@ -146,7 +146,8 @@ def _restore_random_states(states: dict[str, Any]) -> None:
 def make_optimiser(parameters: list[torch.nn.Parameter], settings: Optimiser) -> torch.optim.Optimizer:
     if settings.name == "sgd":
         return torch.optim.SGD(parameters, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+    # A supernet has some thousand small tensors: fused, a step takes a quarter of the time.
+    return torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
 
 
 def cosine(index: int, total: int) -> float:
