@@ -12,7 +12,7 @@ from thrifty.errors import ThriftyError
 from thrifty.nets.derived import DerivedNetwork
 from thrifty.nets.inherit import inherit
 from thrifty.nets.layers import Norm
-from thrifty.nets.supernet import HardNetwork, Relaxed, Supernet
+from thrifty.nets.supernet import HardNetwork, Relaxed, Supernet, shuffled
 from thrifty.space.cost import Costs, count
 from thrifty.space.genotype import CELL_TYPES, CellType, Genotype, role_of
 from thrifty.space.path import Depth, kept_up_nodes, levels_of, row_neighbours
@@ -266,3 +266,10 @@ def test_a_shallower_genotype_needs_its_own_stride_only() -> None:
     deeper = random_genotype(space, 4, 5, 2, 3, np.random.default_rng(0))
     with pytest.raises(ThriftyError, match="5 levels does not fit a supernet of width 4 and 4 levels"):
         HardNetwork(supernet, deeper)
+
+
+def test_channels_that_pass_by_are_shuffled_as_torch_shuffles_channels() -> None:
+    seen, bypass = torch.randn(2, 3, 4, 5), torch.randn(2, 9, 4, 5)
+    found = shuffled(seen, bypass, 4)
+    assert torch.equal(found, torch.channel_shuffle(torch.cat([seen, bypass], 1), 4))
+    assert found.is_contiguous(memory_format=torch.channels_last)

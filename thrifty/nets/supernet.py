@@ -72,18 +72,15 @@ class MixedEdge(nn.Module):
 
     def forward(self, source: Source, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None = None) -> Tensor:
         """`alpha` (ops,), `weight` a scalar, `live` (ops,)."""
-        total = Sum()
+        total = NodeSum(self.partial)
         self.add_to(total, source, alpha, weight, live)
         return total.value()
 
-    def add_to(self, total: Sum, source: Source, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None = None) -> None:
+    def add_to(self, total: NodeSum, source: Source, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None = None) -> None:
         """Adds the mixture to the sum of a node."""
-        if self.partial == 1:
-            self._mix(total, source, alpha, weight, live)
-            return
-        own = Sum()
-        self._mix(own, source, alpha, weight, live)
-        total.add(self._with_bypass(own.value(), source, weight), fresh=True)
+        self._mix(total.seen, source, alpha, weight, live)
+        if self.partial > 1:
+            total.bypass.add_affine(source.rest(), weight[None], None)
 
     def _mix(self, total: Sum, source: Source, alpha: Tensor, weight: Tensor, live: Sequence[bool] | None) -> None:
         live = [True] * len(self.names) if live is None else live
@@ -119,13 +116,10 @@ class MixedEdge(nn.Module):
             value = self.family.hard(seen, name, scale)
         else:
             value = self.singles[_key(name)](seen, scale)
-        return value if self.partial == 1 else self._with_bypass(value, source, weight)
-
-    def _with_bypass(self, value: Tensor, source: Source, weight: Tensor | None) -> Tensor:
+        if self.partial == 1:
+            return value
         rest = source.rest()
-        joined = torch.cat([value, rest if weight is None else rest * weight], dim=1)
-        # Shuffled, so that the next op sees channels that passed by here.
-        return joined.unflatten(1, (self.partial, -1)).transpose(1, 2).flatten(1, 2)
+        return shuffled(value, rest if weight is None else rest * weight, self.partial)
 
 
 def _is_affine(op: nn.Module) -> bool:
@@ -164,6 +158,27 @@ class Sum:
         return self._total
 
 
+class NodeSum:
+    """What the edges into a node add up to: of the channels that their ops see, and of those that pass by."""
+
+    def __init__(self, partial: int) -> None:
+        self.partial, self.seen, self.bypass = partial, Sum(), Sum()
+
+    def value(self) -> Tensor:
+        """(B, c, h, w). The channels are joined here, once for all edges: sums of shuffled channels are shuffled sums."""
+        return self.seen.value() if self.partial == 1 else shuffled(self.seen.value(), self.bypass.value(), self.partial)
+
+
+def shuffled(seen: Tensor, bypass: Tensor, partial: int) -> Tensor:
+    """(B, c / p, h, w) and (B, c - c / p, h, w) in turns as (B, c, h, w), channels_last.
+
+    So the next op sees channels that passed by here.
+    """
+    seen, bypass = seen.permute(0, 2, 3, 1), bypass.permute(0, 2, 3, 1)
+    groups = bypass.unflatten(3, (partial - 1, -1)).transpose(3, 4)
+    return torch.cat([seen.unsqueeze(4), groups], 4).flatten(3).permute(0, 3, 1, 2)
+
+
 def _key(name: str) -> str:
     """Module names may hold no dot."""
     return name.replace(".", "/")
@@ -186,7 +201,7 @@ class MixedCell(nn.Module):
     def forward(self, in0: Tensor, in1: Tensor, relaxed: Relaxed) -> Tensor:
         sources = [self._source(number, x) for number, x in enumerate((in0, in1))]
         for node in range(self.inner):
-            total = Sum()
+            total = NodeSum(self.partial)
             for number, source in enumerate(sources):
                 scales = relaxed.of_edge(self.cell_type, node, number)
                 live = None if relaxed.live is None else relaxed.live[self.cell_type][edge_index(node, number)]
