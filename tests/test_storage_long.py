@@ -36,7 +36,8 @@ STUDY: dict[str, Any] = {
     "retrain": {"epochs": 8, "steps": 2, "batch": 2, "seeds": 1, "random": 0, "baselines": []},
     "resources": {"concurrent": 2, "device": "cpu"},
 }
-OF_TIME = ("trials.json", "ledger.json", "report.md", "env.json")  # hours, and what the machine is
+OF_TIME = ("trials.json", "ledger.json", "report.md", "index.html", "latency.json", "env.json")
+"""Hours, and what the machine is."""
 
 
 @pytest.fixture(scope="module")

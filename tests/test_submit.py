@@ -286,4 +286,4 @@ def test_a_cluster_that_takes_no_jobs_yet_is_asked_again(ends: Ends, monkeypatch
     assert code == 2 and "no space left" in err
     monkeypatch.setattr(submit, "AGENT_SECONDS", -1.0)
     code, _, err = ends(Young(1, "No available agent to submit job, please try again later"))
-    assert code == 2 and "No available agent" in err
+    assert code == 2 and "no available agent" in err and "--dashboard-agent-listen-port" in err

@@ -5,6 +5,7 @@ It costs more than a minute, so `make test-faults` runs it. The cluster's proces
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -63,7 +65,7 @@ def answers(address: str) -> bool:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The job server of a cluster without token, with THRIFTY_RESULTS set for its jobs."""
-    ports = [free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(4)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name != "PYTHONPATH"}
     environment |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     environment |= {"THRIFTY_RESULTS": str(tmp_path_factory.mktemp("results")), "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
@@ -71,6 +73,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         command = [
             str(SCRIPTS / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports[0]}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}", f"--ray-client-server-port={ports[2]}",
+            f"--dashboard-agent-listen-port={ports[3]}",  # that of jobs: another Ray of this machine has the usual one
             "--num-cpus=2", "--num-gpus=0", "--object-store-memory=100000000", f"--temp-dir={folder}/ray",
         ]  # fmt: skip
         head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -113,17 +116,27 @@ def program(folder: Path, address: str) -> Program:
     return start
 
 
-def test_a_study_is_submitted_stopped_submitted_again_and_ends_as_the_job_does(program: Program) -> None:
+def status(program: Program, address: str, *job: str) -> dict[str, Any]:
+    """What `thrifty status` tells of a job of the cluster, or of all."""
+    out, err = program(sys.executable, "-m", "thrifty", "status", *job, "--address", address, "--json").communicate(timeout=120)
+    return json.loads(out) if out else {"error": err}
+
+
+def test_a_study_is_submitted_stopped_submitted_again_and_ends_as_the_job_does(program: Program, address: str) -> None:
     submit = [sys.executable, "-m", "thrifty", "submit", "tune_runs/job.yaml", "search.epochs=40"]
     run = Path(os.environ["JOB_RESULTS"]) / "job"
     first = program(*submit)
     wait_for(lambda: any(len(read_jsonl(path)) >= 2 for path in run.glob("search/*/epochs.jsonl")) or first.poll() is not None)
     assert first.poll() is None, first.communicate()
     job = next(line for line in first.stdout or [] if line.startswith("job raysubmit_")).split()[1]
+    seen = status(program, address, job)
+    assert (seen["state"], seen["study"], seen["exit_code"]) == ("running", "job", None)
+    assert any(line.startswith("search ") for line in seen["log"])
     stop = program(str(SCRIPTS / "ray"), "job", "stop", job)
     assert stop.communicate(timeout=120) and stop.returncode == 0
     out, err = first.communicate(timeout=120)
     assert first.returncode == 2 and f"the job {job} was stopped" in err and "Traceback" not in out + err
+    assert status(program, address, job)["state"] == "stopped"
     (records,) = run.glob("search/*/epochs.jsonl")
     before = read_jsonl(records)
     assert 2 <= len(before) < 40 and not list(run.rglob("*.part"))
@@ -142,3 +155,10 @@ def test_a_study_is_submitted_stopped_submitted_again_and_ends_as_the_job_does(p
     out, err = refused.communicate(timeout=300)
     assert refused.returncode == 2 and "holds another study: search.epochs was 40, now 41" in out
     assert "exit code 2" in err and "Traceback" not in out + err
+    listed = status(program, address)["jobs"]
+    assert [(one["state"], one["exit_code"]) for one in listed] == [
+        ("failed", 2),
+        ("succeeded", 0),
+        ("stopped", listed[2]["exit_code"]),
+    ]
+    assert listed[2]["job"] == job

@@ -193,7 +193,7 @@ def submit(job: Job, address: str | None = None, follow: bool = True) -> int:
     place = address_of(address)
     client = client_of(place)
     with told(place):
-        number = _handed_over(client, job)
+        number = _handed_over(client, job, place)
     hint = f"`ray job logs {number}`, `ray job stop {number}`"
     print(mask(f"job {number} at {place} ({hint} with RAY_API_SERVER_ADDRESS={place})"), flush=True)
     if not follow:
@@ -205,15 +205,20 @@ def submit(job: Job, address: str | None = None, follow: bool = True) -> int:
         raise ThriftyError(f"no longer followed, the job {number} goes on: {hint}") from None
 
 
-def _handed_over(client: Any, job: Job) -> str:
+def _handed_over(client: Any, job: Job, place: str) -> str:
     """The number of the job."""
     end = time.monotonic() + AGENT_SECONDS
     while True:
         try:
             return client.submit_job(entrypoint=job.entrypoint, runtime_env=job.runtime_env, metadata=job.metadata)
         except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > end:
+            if "No available agent" not in str(error):
                 raise
+            if time.monotonic() > end:
+                raise ThriftyError(
+                    f"the cluster at {place} has had no available agent to start a job for {AGENT_SECONDS:.0f} s; where another "
+                    "Ray runs on its head too, start this one with --dashboard-agent-listen-port=PORT, a free one"
+                ) from None
         time.sleep(POLL_SECONDS)
 
 
