@@ -14,8 +14,9 @@ import pytest
 from thrifty.errors import ThriftyError
 from thrifty.plots.cases import Example, displayed, draw_cases, overlay
 from thrifty.plots.curves import draw_searches, series
+from thrifty.plots.figure import COLOURS
 from thrifty.plots.lattice import draw_genotype
-from thrifty.plots.pareto import Point, draw_pareto, short
+from thrifty.plots.pareto import KINDS, Point, draw_pareto, short
 from thrifty.plots.selection import draw_selection
 from thrifty.space.dot import lattice_nodes
 from thrifty.space.frame import Frame
@@ -97,6 +98,23 @@ def test_pareto_names_kinds_and_axis(tmp_path: Path) -> None:
     texts = comments(tmp_path / "p.svg")
     assert {"found", "random", "scaled U-Net", "U-Net", "100 k", "1 M"} <= set(texts)
     assert "UNet++" not in texts
+
+
+def test_equal_networks_of_one_budget_stand_side_by_side(tmp_path: Path) -> None:
+    """Two decoded networks with the parameters and the Dice of the found and the random one: one in the legend, two to see."""
+    place = (29_000, 0.86, 0.84, 0.88, 30_000)
+    kinds = ("found", "random", "random", "decoded", "decoded")
+    draw_pareto([Point("decoded", *place)], tmp_path / "alone.png")
+    draw_pareto([Point(kind, *place) for kind in kinds], tmp_path / "all.png")
+    alone, together = (ink(tmp_path / name, COLOURS[KINDS.index("decoded")]) for name in ("alone.png", "all.png"))
+    assert together >= 1.2 * alone > 0
+
+
+def ink(path: Path, colour: str) -> int:
+    """Pixels of exactly that colour."""
+    from skimage.io import imread
+
+    return int((imread(path)[..., :3] == [int(colour[k : k + 2], 16) for k in (1, 3, 5)]).all(axis=2).sum())
 
 
 def test_pareto_of_a_single_network(tmp_path: Path) -> None:

@@ -86,13 +86,13 @@ def _dice_limits(points: Sequence[Point]) -> tuple[float, float]:
 
 
 def _shift(kind: str, points: Sequence[Point], number: int) -> float:
-    """Inches to the right: the scaled U-Net right of the found network, the random ones of a budget to its left."""
+    """Inches to the right: random networks left of the found one of their budget, decoded ones and the scaled U-Net right."""
     if kind == "scaled U-Net":
         return SHIFT
-    if kind != "random":
+    if kind not in ("random", "decoded"):
         return 0.0
     earlier = sum(p.group == points[number].group for p in points[:number])
-    return -SHIFT * (1 + 0.6 * earlier)
+    return (-SHIFT if kind == "random" else SHIFT) * (1 + 0.6 * earlier)
 
 
 def short(value: float) -> str:
