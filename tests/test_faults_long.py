@@ -152,12 +152,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+STRICT = ("-W", "error", "-W", "default::ResourceWarning")
+"""Ray lets go of its programs when it is ended while it starts; an error in what collects them would be a traceback of no one."""
+
+
 @contextlib.contextmanager
 def started(study: Path, results: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """`thrifty run` in a group of processes of its own; nothing of it stays where a test fails."""
     environment = {**os.environ, "THRIFTY_RESULTS": str(results), "RAY_TMPDIR": "/tmp"}
     with subprocess.Popen(
-        [sys.executable, "-u", "-W", "error", "-m", "thrifty", "run", str(study), *options],
+        [sys.executable, "-u", *STRICT, "-m", "thrifty", "run", str(study), *options],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:

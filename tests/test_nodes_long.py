@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from ray_nodes import LOOPBACK, PROMPT, TESTS, OneNode, nodes_ended, wait_for
-from test_faults_long import lines_of, outcome
+from test_faults_long import STRICT, lines_of, outcome
 from test_trials import make_spec, manifest_rows, value_of
 from toy_trials import count_and_tell_where, expected, slow_square
 
@@ -143,7 +143,7 @@ def thrifty(study: Path, results: Path, address: str | None) -> subprocess.Popen
     if address is not None:
         environment |= {"RAY_ADDRESS": address, **LOOPBACK}
     return subprocess.Popen(
-        [sys.executable, "-u", "-W", "error", "-m", "thrifty", "run", str(study)],
+        [sys.executable, "-u", *STRICT, "-m", "thrifty", "run", str(study)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TESTS.parent,
     )  # fmt: skip
 
@@ -160,18 +160,18 @@ def test_a_study_on_nodes_that_come_and_go_ends_as_one_that_nothing_disturbed(tm
         assert address
         nodes += [OneNode(address, ip, Path(folder)) for ip in ("127.0.0.2", "127.0.0.3")]
         assert all(node.cluster() for node in nodes[1:])
-        process = thrifty(study, tmp_path / "disturbed", address)
         printed, losses = list[str](), {"search": nodes[1], "retrain": nodes[2]}
-        for line in lines_of(process):
-            printed.append(line)
-            stage = line.partition(" ")[0]
-            if stage in losses and line.endswith(": starts\n"):
-                if stage == "search":
-                    nodes.append(OneNode(address, "127.0.0.4", Path(folder)))
-                node = losses.pop(stage)
-                wait_for(lambda node=node: node.is_busy() or process.poll() is not None)
-                node.die()
-        assert process.wait(timeout=300) == 0, "".join(printed)
+        with thrifty(study, tmp_path / "disturbed", address) as process:
+            for line in lines_of(process):
+                printed.append(line)
+                stage = line.partition(" ")[0]
+                if stage in losses and line.endswith(": starts\n"):
+                    if stage == "search":
+                        nodes.append(OneNode(address, "127.0.0.4", Path(folder)))
+                    node = losses.pop(stage)
+                    wait_for(lambda node=node: node.is_busy() or process.poll() is not None)
+                    node.die()
+        assert process.returncode == 0, "".join(printed)
     out = quiet.communicate(timeout=1200)[0]
     assert quiet.returncode == 0, out
     said, run = "".join(printed), Run(tmp_path / "disturbed" / "faults")
