@@ -38,7 +38,7 @@ test: $(READY)
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/pyrefly check --output-format min-text
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 # The quick case of every fault, then all that takes long; the log is committed.
 test-faults: $(READY)
