@@ -36,7 +36,7 @@ STUDY: dict[str, Any] = {
     "retrain": {"epochs": 8, "steps": 2, "batch": 2, "seeds": 1, "random": 0, "baselines": []},
     "resources": {"concurrent": 2, "device": "cpu"},
 }
-OF_TIME = ("trials.json", "ledger.json", "report.md", "index.html", "latency.json", "tfevents.thrifty", "env.json")
+OF_TIME = ("trials.json", "ledger.json", "why.md", "report.md", "index.html", "latency.json", "tfevents.thrifty", "env.json")
 """Hours, and what the machine is."""
 
 

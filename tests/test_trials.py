@@ -331,6 +331,31 @@ def test_a_signal_while_ray_starts_is_an_interruption() -> None:
     assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr
 
 
+TAKEN_AWAY = """
+import atexit, os, signal
+from thrifty import ending
+from thrifty.trials_connect import connect, lost
+
+atexit.register(print, "as always")
+connect()
+signal.signal(signal.SIGTERM, lambda number, frame: ending.terminated.set())
+print(lost(0.5))
+ending.leave(2)
+os.killpg(0, signal.SIGTERM)
+ending.leave(2)
+"""
+
+
+def test_a_driver_whose_ray_is_ended_by_the_same_signal_does_not_wait_for_it(tmp_path: Path) -> None:
+    """As on a machine that is taken away. Ray itself may look for its dead processes for a minute and end with code 1."""
+    with tempfile.TemporaryDirectory(prefix="t_", dir="/tmp") as folder:
+        environment = {**os.environ, "RAY_TMPDIR": folder}
+        command = [sys.executable, "-c", TAKEN_AWAY]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, start_new_session=True, timeout=110)
+        assert (ran.returncode, ran.stdout) == (2, "False\n"), ran.stderr
+        assert not list(Path(folder).iterdir())
+
+
 DRIVER = """
 import sys
 from pathlib import Path

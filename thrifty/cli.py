@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import thrifty
+from thrifty.ending import leave, terminated
 from thrifty.errors import SOME_FAILED, USER_ERROR, ThriftyError, mask, one_line
 
 if TYPE_CHECKING:
@@ -48,12 +49,16 @@ def main(arguments: list[str] | None = None) -> None:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(arguments, prog_name="thrifty")
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else 1)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(number: int, frame: object) -> None:
     """To be told to end is to be interrupted."""
+    terminated.set()
     raise KeyboardInterrupt
 
 

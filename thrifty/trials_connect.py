@@ -12,6 +12,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ray import tune
 
 from thrifty.errors import ThriftyError, last_line, one_line
 
-__all__ = ["LOCAL", "LOGS", "connect", "machines", "offer", "ray", "tune"]
+__all__ = ["LOCAL", "LOGS", "connect", "lost", "machines", "offer", "ray", "tune"]
 
 LOGS: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 LOCAL: dict[str, Any] = {
@@ -33,6 +34,8 @@ LOCAL: dict[str, Any] = {
     "_node_ip_address": "127.0.0.1",
 }
 CONNECT_SECONDS = 10.0
+_folders: list[Path] = []
+"""Of the Rays that this process has started."""
 STARTS = 2  # of a Ray of this machine: it gives itself 30 s, and a busy machine may need longer
 
 
@@ -64,6 +67,23 @@ def connect() -> None:
         signal.signal(signal.SIGTERM, sigterm)  # ray puts one of its own there
 
 
+def lost(seconds: float) -> bool:
+    """Whether the Ray that was started on this machine is dead or dies within as many seconds; its files are removed then."""
+    if not _folders or not ray.is_initialized():
+        return False
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+        except OSError:
+            for folder in _folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def _check_address(address: str) -> None:
     """Ray itself would knock at a closed door for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -89,6 +109,7 @@ def offer(resources: Mapping[str, float]) -> str:
 def _temporary_folder() -> Path:
     """A short path (sockets allow 107 characters), removed when this process ends: Ray itself never removes its files."""
     folder = Path(tempfile.mkdtemp(prefix="thrifty_", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
+    _folders.append(folder)
 
     def clean() -> None:
         ray.shutdown()

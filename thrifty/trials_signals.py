@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 from thrifty.console import Board
+from thrifty.ending import terminated
 
 
 @contextlib.contextmanager
@@ -21,6 +22,8 @@ def stop_signals(shown: Board) -> Iterator[threading.Event]:
     before = {number: signal.getsignal(number) for number in numbers}
 
     def stop(number: int, frame: object) -> None:
+        if number == signal.SIGTERM:
+            terminated.set()
         if stopped.is_set():
             raise KeyboardInterrupt
         stopped.set()
