@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import thrifty
-from thrifty.ending import leave, terminated
+from thrifty.ending import INTERRUPTED, leave, terminate
 from thrifty.errors import SOME_FAILED, USER_ERROR, ThriftyError, mask, one_line
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _interrupt(number: int, frame: object) -> None:
     """To be told to end is to be interrupted."""
-    terminated.set()
+    terminate()
     raise KeyboardInterrupt
 
 
@@ -80,7 +80,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         except ThriftyError as error:
             raise fail(str(error)) from None
         except KeyboardInterrupt:
-            raise fail("interrupted; what had finished is kept, run the same command to go on") from None
+            raise fail(INTERRUPTED) from None
 
     return run_verb
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 from thrifty.console import Board
-from thrifty.ending import terminated
+from thrifty.ending import terminate
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def stop_signals(shown: Board) -> Iterator[threading.Event]:
 
     def stop(number: int, frame: object) -> None:
         if number == signal.SIGTERM:
-            terminated.set()
+            terminate()
         if stopped.is_set():
             raise KeyboardInterrupt
         stopped.set()
