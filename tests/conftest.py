@@ -28,6 +28,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "ray_local" not in getattr(item, "fixturenames", ()))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if getattr(session.config.option, "loadgroup", False) and not any("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError("this pytest and pytest-xdist ignore groups of tests; install what constraints.txt says")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Sums depend on the number of threads, and two cores are shared by many."""
