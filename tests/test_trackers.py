@@ -89,6 +89,7 @@ def test_trackers_hear_names_settings_and_numbers_alone(run: Run, monkeypatch: p
     assert "hidden" not in str([(vars(trial), str(trial)) for trial in starts]) and starts[0].local_path == "."
 
 
+@pytest.mark.usefixtures("ray_local")  # the watch asks for its nodes
 def test_they_are_told_by_what_watches_the_trials(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: Heard = []
     monkeypatch.setitem(MAKERS, "wandb", lambda run, stage: Fake(heard))
