@@ -358,8 +358,9 @@ def test_a_driver_whose_ray_is_ended_by_the_same_signal_does_not_wait_for_it(the
         environment = {**os.environ, "RAY_TMPDIR": folder}
         command = [sys.executable, "-c", TAKEN_AWAY + then]
         ran = subprocess.run(command, env=environment, capture_output=True, text=True, start_new_session=True, timeout=110)
-        assert (ran.returncode, ran.stdout) == (2, "False\n"), ran.stderr
-        assert ran.stderr.startswith(said) and not list(Path(folder).iterdir())
+        assert ran.returncode == 2 and ran.stderr.startswith(said), ran.stderr
+        # Ray may add the last words of a process that was ended.
+        assert ran.stdout.startswith("False\n") and "as always" not in ran.stdout and not list(Path(folder).iterdir())
 
 
 DRIVER = """
