@@ -16,12 +16,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 
 import torch
-from steps import CONTENDERS, SIZES, STEPS_IN_ONE, Size
+from steps import CONTENDERS, SIZES, STEPS_IN_ONE, Size, Step
 
 REFERENCE = "search"
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -29,18 +29,17 @@ TITLE = "# What a step costs\n\nWritten by `python benchmarks/bench.py --write` 
 
 
 def seconds_of(
-    names: list[str], size: Size, device: torch.device, rounds: int, clock: Callable[[], float]
+    steps: Mapping[str, Step], device: torch.device, rounds: int, clock: Callable[[], float], first: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of one step, `rounds` times each, all contenders in turn: what slows the machine slows them all."""
-    steps = {name: CONTENDERS[name](size, device) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    """Seconds of one step, `rounds` times each after `first` that warm up, all in turn: what slows the machine slows them all."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(first + rounds):
         for name, step in steps.items():
             start = clock()
             step()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if number:  # the first round warms up
+            if number >= first:
                 times[name].append((clock() - start) / STEPS_IN_ONE)
     return times
 
@@ -108,7 +107,8 @@ def main() -> None:
         return
     names = [REFERENCE, *(name for name in given.only if name != REFERENCE)]
     memory = {name: math.nan if given.no_memory else memory_of(name, given.size, given.threads) for name in names}
-    times = seconds_of(names, size, device, given.rounds, time.process_time if given.cpu_time else time.perf_counter)
+    steps = {name: CONTENDERS[name](size, device) for name in names}
+    times = seconds_of(steps, device, given.rounds, time.process_time if given.cpu_time else time.perf_counter)
     clock = "CPU time" if given.cpu_time else "wall time"
     about = f"{machine(device, given.threads)}; {clock}, {given.rounds} rounds of {STEPS_IN_ONE} steps"
     text = f"## {given.size}: {size.label}\n\n{about}\n\n{table(times, memory)}\n"

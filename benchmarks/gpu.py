@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench import machine
+from bench import machine, seconds_of
 from steps import CONTENDERS, SIZES, STEPS_IN_ONE, Size, Step
 from torch import nn
 
@@ -55,20 +55,6 @@ def under(setting: str, name: str, size: Size, device: torch.device) -> Step:
     return stepped
 
 
-def seconds_of(steps: dict[str, Step], device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Seconds of one step, in turn; the first two rounds compile and warm up."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 2):
-        for name, step in steps.items():
-            _wait(device)
-            start = time.perf_counter()
-            step()
-            _wait(device)
-            if number > 1:
-                times[name].append((time.perf_counter() - start) / STEPS_IN_ONE)
-    return times
-
-
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -83,7 +69,7 @@ def rows_of(name: str, size: Size, device: torch.device, rounds: int, settings: 
             steps[setting] = step
         except (RuntimeError, AssertionError) as error:
             refused.append(f"| {name} | {setting} | – | {str(error).splitlines()[0][:80]} |")
-    times = seconds_of(steps, device, rounds)
+    times = seconds_of(steps, device, rounds, time.perf_counter, first=2)
     base = times[SETTINGS[0]]
     rows = []
     for setting, found in times.items():

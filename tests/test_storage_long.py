@@ -38,6 +38,7 @@ STUDY: dict[str, Any] = {
 }
 OF_TIME = ("trials.json", "ledger.json", "why.md", "report.md", "index.html", "latency.json", "tfevents.thrifty", "env.json")
 """Hours, and what the machine is."""
+OF_KILLS = ("setbacks",)  # what a killed training says of it
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +69,13 @@ def finished(process: subprocess.Popen[str]) -> str:
     return out
 
 
-def without_setbacks(value: Any) -> Any:
-    """Without times, and without what a killed training says of it."""
-    if isinstance(value, dict):
-        return {key: without_setbacks(inner) for key, inner in without_times(value).items() if key != "setbacks"}
-    return [without_setbacks(inner) for inner in value] if isinstance(value, list) else value
-
-
 def content(name: str, data: bytes) -> Any:
     if name.endswith(OF_TIME):
         return None
     if name.endswith(".json"):
-        return without_setbacks(json.loads(data))
+        return without_times(json.loads(data), OF_KILLS)
     if name.endswith(".jsonl"):
-        return [without_setbacks(json.loads(line)) for line in data.splitlines()]
+        return [without_times(json.loads(line), OF_KILLS) for line in data.splitlines()]
     return data
 
 

@@ -156,9 +156,6 @@ def test_a_study_is_submitted_stopped_submitted_again_and_ends_as_the_job_does(p
     assert refused.returncode == 2 and "holds another study: search.epochs was 40, now 41" in out
     assert "exit code 2" in err and "Traceback" not in out + err
     listed = status(program, address)["jobs"]
-    assert [(one["state"], one["exit_code"]) for one in listed] == [
-        ("failed", 2),
-        ("succeeded", 0),
-        ("stopped", listed[2]["exit_code"]),
-    ]
+    assert [one["state"] for one in listed] == ["failed", "succeeded", "stopped"]
+    assert [one["exit_code"] for one in listed[:2]] == [2, 0]
     assert listed[2]["job"] == job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 FOLLOWS_FROM_TIMES = {
@@ -15,9 +16,11 @@ FOLLOWS_FROM_TIMES = {
 }
 
 
-def without_times(value: Any) -> Any:
-    """`value` (what JSON can hold) without seconds, hours, the ledger and what follows from them."""
+def without_times(value: Any, also: Collection[str] = ()) -> Any:
+    """`value` (what JSON can hold) without seconds, hours, the ledger and what follows from them; and without the keys `also`."""
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k not in FOLLOWS_FROM_TIMES and not re.search("seconds|hours", k)}
-        return {key: without_times(inner) for key, inner in kept.items()}
-    return [without_times(inner) for inner in value] if isinstance(value, list) else value
+        kept = {
+            k: v for k, v in value.items() if k not in FOLLOWS_FROM_TIMES and k not in also and not re.search("seconds|hours", k)
+        }
+        return {key: without_times(inner, also) for key, inner in kept.items()}
+    return [without_times(inner, also) for inner in value] if isinstance(value, list) else value

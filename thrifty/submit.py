@@ -34,6 +34,7 @@ MANY_FILES = 20_000  # no further look at a folder that is surely not meant
 ADDRESS = "http://127.0.0.1:8265"
 CONNECT_SECONDS = 10.0
 POLL_SECONDS = 1.0
+NO_AGENT = "No available agent"  # as Ray says it
 AGENT_SECONDS = 60.0  # for which a cluster that has just started answers, but takes no jobs yet
 
 
@@ -193,7 +194,7 @@ def submit(job: Job, address: str | None = None, follow: bool = True) -> int:
     place = address_of(address)
     client = client_of(place)
     with told(place):
-        number = _handed_over(client, job, place)
+        number = _handed_over(client, job)
     hint = f"`ray job logs {number}`, `ray job stop {number}`"
     print(mask(f"job {number} at {place} ({hint} with RAY_API_SERVER_ADDRESS={place})"), flush=True)
     if not follow:
@@ -205,20 +206,15 @@ def submit(job: Job, address: str | None = None, follow: bool = True) -> int:
         raise ThriftyError(f"no longer followed, the job {number} goes on: {hint}") from None
 
 
-def _handed_over(client: Any, job: Job, place: str) -> str:
+def _handed_over(client: Any, job: Job) -> str:
     """The number of the job."""
     end = time.monotonic() + AGENT_SECONDS
     while True:
         try:
             return client.submit_job(entrypoint=job.entrypoint, runtime_env=job.runtime_env, metadata=job.metadata)
         except RuntimeError as error:
-            if "No available agent" not in str(error):
+            if NO_AGENT not in str(error) or time.monotonic() > end:
                 raise
-            if time.monotonic() > end:
-                raise ThriftyError(
-                    f"the cluster at {place} has had no available agent to start a job for {AGENT_SECONDS:.0f} s; where another "
-                    "Ray runs on its head too, start this one with --dashboard-agent-listen-port=PORT, a free one"
-                ) from None
         time.sleep(POLL_SECONDS)
 
 
@@ -284,6 +280,11 @@ def told(place: str) -> Iterator[None]:
         if "413" in str(error):
             advice = "name in .rayignore what a job does not need"
             raise ThriftyError(f"the upload is too large for the job server at {place}; {advice}") from None
+        if NO_AGENT in str(error):
+            raise ThriftyError(
+                f"the cluster at {place} has had no available agent to start a job for {AGENT_SECONDS:.0f} s; where another "
+                "Ray runs on its head too, start this one with --dashboard-agent-listen-port=PORT, a free one"
+            ) from None
         raise ThriftyError(f"the job server at {place} refused: {one_line(error)[:300]}") from None
 
 

@@ -34,9 +34,10 @@ LOCAL: dict[str, Any] = {
     "_node_ip_address": "127.0.0.1",
 }
 CONNECT_SECONDS = 10.0
+STARTS = 2  # of a Ray of this machine: it gives itself 30 s, and a busy machine may need longer
+
 _folders: list[Path] = []
 """Of the Rays that this process has started."""
-STARTS = 2  # of a Ray of this machine: it gives itself 30 s, and a busy machine may need longer
 
 
 def connect() -> None:
