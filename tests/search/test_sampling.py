@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_search import search_run, small_search
 
+from thrifty.nets import depthwise as depthwise_module
 from thrifty.nets.layers import Norm
 from thrifty.nets.supernet import Relaxed, Supernet
 from thrifty.search.relaxation import ArchitectureParameters
@@ -185,6 +186,23 @@ def test_the_gumbel_relaxation_learns_architecture_on_sampled_networks(tmp_path:
     assert rows[0]["loss_architecture"] is None and rows[2]["loss_architecture"] > 0
     assert rows[2]["curvature"] is None
     assert sum(not torch.equal(p, old) for p, old in zip(search.architecture.parameters(), before, strict=True)) > len(before) / 2
+
+
+def test_an_architecture_step_on_a_sampled_network_computes_no_gradients_of_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Naming the parameters that want a gradient does not stop an autograd function in Python from computing the others'."""
+    keys = {"epochs": 3, "steps": 2, "warmup": 1, "batch": 2, "relaxation": "gumbel", "hard": 1.0}
+    study, _, prepared = search_run(tmp_path, space="thrifty", search=keys)
+    search, wanted = small_search(study, prepared), []
+    plain = depthwise_module._gradients
+    monkeypatch.setattr(depthwise_module, "LEAST_PIXELS", 0)
+    monkeypatch.setattr(depthwise_module, "_gradients", lambda *given: (wanted.append(tuple(given[-1])), plain(*given))[1])
+    search.architecture_step(1, 0)
+    assert not wanted  # where only the input wants a gradient torch's own convolution serves
+    search.weight_step(1, 0)
+    assert (False, True, False) in wanted
+    assert all(p.requires_grad for p in search.supernet.parameters())
 
 
 def test_beta_loss_by_hand() -> None:

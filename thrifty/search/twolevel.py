@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -108,7 +110,8 @@ class DifferentiableSearch:
             return total
 
         self.architecture_optimiser.zero_grad(set_to_none=True)
-        backward(self.supernet, forward, images, total, self.easing.pieces, list(self.architecture.parameters()))
+        with weights_fixed(self.supernet):
+            backward(self.supernet, forward, images, total, self.easing.pieces, list(self.architecture.parameters()))
         self.architecture_optimiser.step()
         return losses[0]
 
@@ -291,6 +294,17 @@ class DifferentiableSearch:
                     labels = labels_of(logits, overlapping)
                     totals[key] += batch_dice(labels, masks, self.costs.classes, overlapping) / DICE_BATCHES
         return totals
+
+
+@contextmanager
+def weights_fixed(supernet: Supernet) -> Iterator[None]:
+    """No gradients of the weights: naming the parameters that want one does not stop the kernel gradients of
+    thrifty.nets.depthwise, since an autograd function in Python is not told what is wanted."""
+    supernet.requires_grad_(False)
+    try:
+        yield
+    finally:
+        supernet.requires_grad_(True)
 
 
 def temperature_at(progress: float, end: float) -> float:
