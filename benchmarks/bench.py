@@ -57,9 +57,14 @@ def measure_memory(name: str, size: Size, device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats()
         step()
         return torch.cuda.max_memory_allocated() / 2**20
+    return peak_of(step)
+
+
+def peak_of(work: Callable[[], object]) -> float:
+    """Peak memory (MiB) that a piece of work adds to this process."""
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew: that of the imports is no one's
-    step()
+    work()
     return (resident("VmHWM") - before) / 1024
 
 

@@ -1,22 +1,27 @@
-"""What exported networks are worth: labels against PyTorch's on real images, int8, file sizes, latency on one CPU thread.
+"""What exported networks are worth: labels against PyTorch's on real images, int8, file sizes, latency, memory (one CPU thread).
 
     python benchmarks/export.py OUTPUT MODEL [MODEL ...] [--unet MODEL] [--images 50] [--side 256] [--rounds 20]
 
 MODEL is a folder of a run, RUN/retrain/<network>/seed_<s>, whose run has its data. Each is exported below OUTPUT (what is there
 already is taken), then predicted and timed. Latencies are of the whole way from raw pixels to labels, batch 1, in alternating
-rounds; what counts are their ratios. Prints Markdown.
+rounds; what counts are their ratios. Peak memory is what loading and one image add to a process of its own that has imported the
+libraries. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from bench import peak_of
 
 from thrifty.export.check import Predict, agreement, as_labels
 from thrifty.export.graph import graph_labels
@@ -76,16 +81,26 @@ def sizes_row(item: Exported) -> str:
     return f"| {item.name} | {' | '.join(sizes.values())} | {dice} |"
 
 
-def forms(item: Exported) -> dict[str, Predict]:
+def torch_labels(item: Exported) -> Predict:
     network, model = load_model(Trial(item.model), torch.device("cpu"))
     pipeline = pipeline_of(network, model, probabilities=False)
 
-    def torch_labels(pixels: np.ndarray) -> np.ndarray:
+    def labels(pixels: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return pipeline(torch.from_numpy(pixels)).numpy()
 
-    ways = {"PyTorch": torch_labels, "ONNX": graph_labels(item.folder / "network.onnx"), "int8": graph_labels(item.folder / INT8)}
-    return {f"{item.name} {name}": way for name, way in ways.items()}
+    return labels
+
+
+FORMS: dict[str, Callable[[Exported], Predict]] = {
+    "PyTorch": torch_labels,
+    "ONNX": lambda item: graph_labels(item.folder / "network.onnx"),
+    "int8": lambda item: graph_labels(item.folder / INT8),
+}
+
+
+def forms(item: Exported, wanted: Iterable[str] = FORMS) -> dict[str, Predict]:
+    return {f"{item.name} {name}": FORMS[name](item) for name in wanted}
 
 
 def latencies(items: list[Exported], side: int, rounds: int) -> dict[str, list[float]]:
@@ -105,6 +120,20 @@ def latencies(items: list[Exported], side: int, rounds: int) -> dict[str, list[f
     return seconds
 
 
+def memory(item: Exported, form: str, side: int, program: Path) -> float:
+    """Peak memory (MiB) that a form of a model adds: loading it, and the labels of one image."""
+    command = [sys.executable, str(program), str(item.folder.parent), str(item.model), "--side", str(side), "--memory", form]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def measure_memory(item: Exported, form: str, side: int) -> float:
+    channels = read_json(item.folder / "model.json")["network"]["channels"]
+    image = np.zeros((1, channels, side, side), np.float32)
+    import onnxruntime  # noqa: F401  # both forms: what an import takes is no one's
+
+    return peak_of(lambda: forms(item, (form,))[f"{item.name} {form}"](image))
+
+
 def ratios(seconds: dict[str, list[float]], to: str) -> dict[str, float]:
     """The median over rounds of how many times faster than `to` each form is."""
     return {name: statistics.median(b / a for a, b in zip(values, seconds[to], strict=True)) for name, values in seconds.items()}
@@ -118,8 +147,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--memory", choices=sorted(FORMS), help="only the peak memory of this form of the first model")
     told = parser.parse_args()
     torch.set_num_threads(1)
+    if told.memory:
+        print(measure_memory(exported(told.models[0], told.output), told.memory, told.side))
+        return
     items = [exported(model, told.output) for model in told.models]
     print("| model | images | pixels | ONNX = PyTorch | int8 = PyTorch |\n|---|---|---|---|---|")
     for item in items:
@@ -128,17 +161,20 @@ def main() -> None:
     print("\n| model | safetensors | ONNX | int8 | Dice float | Dice int8 | points lost | cases |\n" + "|---" * 8 + "|")
     for item in compared:
         print(sizes_row(item), flush=True)
-    print(f"\n| form | MACs at {told.side} | MACs, fewer | times faster than {compared[-1].name} ONNX | than its PyTorch |")
-    print("|---|---|---|---|---|")
+    faster = f"times faster than {compared[-1].name} ONNX | than its PyTorch"
+    print(f"\n| form | MACs at {told.side} | MACs, fewer | {faster} | peak memory, MiB |")
+    print("|---|---|---|---|---|---|")
     seconds, base = latencies(compared, told.side, told.rounds), compared[-1].name
     by_onnx, by_torch = ratios(seconds, f"{base} ONNX"), ratios(seconds, f"{base} PyTorch")
     counts = {
         item.name: macs(load_model(Trial(item.model), torch.device("cpu"))[1].network, (told.side, told.side))
         for item in compared
     }
+    peaks = {f"{item.name} {form}": memory(item, form, told.side, Path(__file__)) for item in compared for form in FORMS}
     for name in seconds:
         count = counts[name.rsplit(" ", 1)[0]]
-        print(f"| {name} | {count / 1e6:,.0f} M | {counts[base] / count:.1f}x | {by_onnx[name]:.2f} | {by_torch[name]:.2f} |")
+        fewer = f"{count / 1e6:,.0f} M | {counts[base] / count:.1f}x"
+        print(f"| {name} | {fewer} | {by_onnx[name]:.2f} | {by_torch[name]:.2f} | {peaks[name]:.0f} |")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from thrifty.config import Augment
 
 
 def augment(images: Tensor, masks: Tensor, settings: Augment, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Augmented images (B, C, h, w) and masks (B, h, w). What is drawn depends on `generator` (on the CPU) alone.
+    """Augmented images (B, C, h, w) and masks (B, h, w), in place. What is drawn depends on `generator` (on the CPU) alone.
 
     The mask goes through the same flips and the same warp as its image, by nearest neighbour, so it stays a map of class ids.
     What a rotation brings in from outside is the mirrored image, with its mirrored mask.
@@ -25,10 +25,10 @@ def augment(images: Tensor, masks: Tensor, settings: Augment, generator: torch.G
         images[chosen], masks[chosen] = _warp(images[chosen], masks[chosen], settings, generator)
     if settings.intensity:
         gain, offset = (2 * torch.rand(2, len(images), 1, 1, 1, generator=generator) - 1) * settings.intensity
-        images = images * (1 + gain).to(images) + offset.to(images)
+        images.mul_((1 + gain).to(images)).add_(offset.to(images))
     if settings.noise:
         sd = torch.rand(len(images), 1, 1, 1, generator=generator) * settings.noise
-        images = images + sd.to(images) * torch.randn(images.shape, generator=generator).to(images)
+        images.add_(torch.randn(images.shape, generator=generator).to(images).mul_(sd.to(images)))
     return images, masks
 
 
