@@ -216,6 +216,20 @@ class Search(Section):
         found = {self.warmup + math.ceil(searched / eta**k) for k in range(self.halving.rungs, 0, -1)}
         return tuple(sorted(found - {epochs}))
 
+    @property
+    def samples_alone(self) -> bool:
+        """Whether every step runs one sampled network, and none the mixture."""
+        return self.relaxation == "gumbel" and self.hard == 1
+
+    @model_validator(mode="after")
+    def _curvature_of_a_mixture(self) -> Search:
+        if self.guard.curvature and self.relaxation == "gumbel":
+            raise ValueError(
+                "guard.curvature is of the loss of the mixture, which relaxation=gumbel does not learn from; "
+                "give guard.curvature=0 or relaxation=softmax"
+            )
+        return self
+
     @model_validator(mode="after")
     def _decodes_depth(self) -> Search:
         if self.depth == "searched" and self.decoding == "source":

@@ -10,9 +10,12 @@ import pytest
 import torch
 from small_search import search_run, small_search
 
+from thrifty.config import Guard, Search
 from thrifty.nets import depthwise as depthwise_module
 from thrifty.nets.layers import Norm
+from thrifty.nets.recalibrate import batch_statistics
 from thrifty.nets.supernet import Relaxed, Supernet
+from thrifty.search.measures import batch_dice
 from thrifty.search.relaxation import ArchitectureParameters
 from thrifty.search.twolevel import WEIGHTS, _is_hard, temperature_at
 from thrifty.space.cost import Costs
@@ -177,14 +180,17 @@ def test_draws_are_a_function_of_seed_epoch_and_step(tmp_path: Path) -> None:
     assert len(set(drawn[0])) > 1
 
 
-def test_the_gumbel_relaxation_learns_architecture_on_sampled_networks(tmp_path: Path) -> None:
-    keys = {"epochs": 3, "steps": 4, "warmup": 1, "batch": 2, "relaxation": "gumbel", "hard": 1.0, "guard": {"curvature": 0.75}}
+def test_the_gumbel_relaxation_learns_architecture_on_sampled_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never runs the mixture, which would cost many times as much."""
+    monkeypatch.delattr(Supernet, "forward")
+    keys = {"epochs": 3, "steps": 4, "warmup": 1, "batch": 2, "relaxation": "gumbel", "hard": 1.0}
     study, _, prepared = search_run(tmp_path, search=keys)
     search = small_search(study, prepared)
     before = [p.detach().clone() for p in search.architecture.parameters()]
     rows = [search.epoch(index) for index in range(3)]
     assert rows[0]["loss_architecture"] is None and rows[2]["loss_architecture"] > 0
     assert rows[2]["curvature"] is None
+    assert [row["dice"] for row in rows] == [row["dice_decoded"] for row in rows]
     assert sum(not torch.equal(p, old) for p, old in zip(search.architecture.parameters(), before, strict=True)) > len(before) / 2
 
 
@@ -203,6 +209,24 @@ def test_an_architecture_step_on_a_sampled_network_computes_no_gradients_of_kern
     search.weight_step(1, 0)
     assert (False, True, False) in wanted
     assert all(p.requires_grad for p in search.supernet.parameters())
+
+
+@pytest.mark.parametrize(("relaxation", "hard"), [("softmax", 0.5), ("softmax", 1.0), ("gumbel", 0.0)])
+def test_dice_of_the_mixture_is_recorded_where_one_is_learnt(tmp_path: Path, relaxation: str, hard: float) -> None:
+    keys = {"epochs": 3, "steps": 2, "warmup": 0, "batch": 2, "relaxation": relaxation, "hard": hard}
+    study, _, prepared = search_run(tmp_path, search=keys)
+    search = small_search(study, prepared)
+    row = search.epoch(0)
+    images, masks = zip(*(search._plain(step) for step in range(2)), strict=True)
+    with torch.no_grad(), batch_statistics(search.supernet):
+        logits = [search.supernet(batch, search.architecture.relaxed()) for batch in images]
+    found = [batch_dice(values.argmax(1), mask, search.costs.classes) for values, mask in zip(logits, masks, strict=True)]
+    assert row["dice"] == pytest.approx(np.mean(found), abs=1e-6)
+
+
+def test_curvature_is_refused_where_no_mixture_is_learnt() -> None:
+    with pytest.raises(ValueError, match=r"give guard\.curvature=0 or relaxation=softmax"):
+        Search(relaxation="gumbel", guard=Guard(curvature=0.5))
 
 
 def test_beta_loss_by_hand() -> None:

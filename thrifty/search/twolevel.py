@@ -281,19 +281,24 @@ class DifferentiableSearch:
         return f"back to the architecture of epoch {action.back_to}, which stays: {action.reason}"
 
     def _dice(self, genotype: Genotype) -> dict[str, float]:
-        """Mean foreground Dice of the mixture and of the decoded network, by the statistics of each batch."""
-        totals, fixed = {"dice": 0.0, "dice_decoded": 0.0}, self._fixed()
+        """Mean foreground Dice of the mixture and of the decoded network, by the statistics of each batch.
+
+        A search that trains sampled networks alone has no mixture to look at: its Dice is that of the decoded network.
+        """
         overlapping = self.data.architecture.store.overlapping
+        fixed = None if self.settings.samples_alone else self._fixed()
+        totals: dict[str, float] = {}
         with self.stopwatch("validation"), torch.no_grad(), batch_statistics(self.supernet):
             for step in range(DICE_BATCHES):
                 images, masks = self._plain(step)
-                for key, logits in (
-                    ("dice", self._logits(images, fixed)),
-                    ("dice_decoded", self._logits(images, None, genotype)),
-                ):
-                    labels = labels_of(logits, overlapping)
-                    totals[key] += batch_dice(labels, masks, self.costs.classes, overlapping) / DICE_BATCHES
-        return totals
+                logits = {"dice_decoded": self._logits(images, None, genotype)}
+                if fixed is not None:
+                    logits["dice"] = self._logits(images, fixed)
+                for key, values in logits.items():
+                    labels = labels_of(values, overlapping)
+                    dice = batch_dice(labels, masks, self.costs.classes, overlapping)
+                    totals[key] = totals.get(key, 0.0) + dice / DICE_BATCHES
+        return {"dice": totals["dice_decoded"], **totals}
 
 
 @contextmanager
