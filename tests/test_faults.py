@@ -136,6 +136,38 @@ def test_stragglers_are_named_once(run: Run) -> None:
     assert limits.exceeded() is None
 
 
+@pytest.mark.parametrize(("seconds", "trials"), [(0.01, 40), (0.4, 40)])
+def test_writing_a_long_list_takes_a_small_share_of_the_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch, seconds: float, trials: int
+) -> None:
+    """Each change writes the whole list, unless that takes so long that a driver of thousands of trials would do little else."""
+    now, writings = [0.0], list[float]()
+    plain = manifest_module.write_json
+
+    def slow(*given: Any) -> None:
+        now[0] += seconds
+        writings.append(now[0])
+        plain(*given)
+
+    monkeypatch.setattr(manifest_module, "write_json", slow)
+    book = Manifest(run, "search", Resources(), clock=lambda: now[0])
+    for k in range(trials):
+        book.add(f"t{k}", Trial(run.search / f"t{k}"), {}, 1)
+    for k in range(trials):
+        book.start(f"t{k}")
+        now[0] += 2.0
+        book.set(f"t{k}", "done")
+        book.tick()
+    if seconds < 0.02:
+        assert len(writings) >= 2 * trials
+    else:
+        assert len(writings) * seconds <= 0.025 * now[0]
+        now[0] += 1 + seconds / 0.02
+        assert book.tick()
+    rows = read_json(run.search / "trials.json")["trials"]
+    assert [row["status"] for row in rows] == ["done"] * trials and all(row["seconds"] >= 2.0 for row in rows)
+
+
 # storage and clocks
 
 

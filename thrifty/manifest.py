@@ -21,6 +21,8 @@ from thrifty.results import Run, Trial, read_json, user_errors, write_json
 
 SCHEMA = 1
 WRITE_SECONDS = 5.0  # between two writes that only move the clocks
+WRITING_SHARE = 0.02  # of the driver's time that writing may take: the list is written whole, so that of a long study takes long
+SHORTEST_PAUSE = 1.0  # seconds; a list that is written in a fiftieth of them is written at every change
 Clock = Callable[[], float]
 
 
@@ -33,7 +35,7 @@ class Manifest:
         self.rows: dict[str, dict[str, Any]] = {row["name"]: row for row in stored(run, stage)}
         self._since: dict[str, float] = {}
         self._wall, self._begun = stored_wall_seconds(run, stage), clock()
-        self._written = float("-inf")
+        self._written, self._due = float("-inf"), float("-inf")
 
     def add(self, name: str, trial: Trial, arguments: Mapping[str, Any], epochs: int) -> None:
         """A trial of the stage; what it cost before stays on its account."""
@@ -65,11 +67,15 @@ class Manifest:
         if status != "running":
             self._since.pop(name, None)
         self.rows[name].update(status=status, error=error)
-        self.write()
+        if self.clock() >= self._due:
+            self.write()
 
     def tick(self) -> bool:
-        """Brings the clocks up to date now and then (whether it did), so that a killed driver loses seconds of the account."""
-        if self.clock() - self._written < WRITE_SECONDS:
+        """Brings the clocks up to date now and then (whether it did), so that a killed driver loses seconds of the account.
+
+        And with them what changed when it was too early for another write.
+        """
+        if self.clock() < max(self._written + WRITE_SECONDS, self._due):
             return False
         for name in list(self._since):
             self._count(name)
@@ -80,9 +86,12 @@ class Manifest:
         return self.rows[name]["seconds"]
 
     def write(self) -> None:
-        wall = round(self._wall + self.clock() - self._begun, 3)
+        begun = self.clock()
+        wall = round(self._wall + begun - self._begun, 3)
         write_json(self.path, {"schema": SCHEMA, "stage": self.stage, "wall_seconds": wall, "trials": list(self.rows.values())})
         self._written = self.clock()
+        pause = (self._written - begun) / WRITING_SHARE
+        self._due = self._written + (pause if pause > SHORTEST_PAUSE else 0.0)
 
     def _count(self, name: str) -> None:
         if name not in self._since:
