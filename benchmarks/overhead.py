@@ -2,7 +2,8 @@
 
     python benchmarks/overhead.py [--sleep 2] [--slots 2] [--trials 16] [--checkpoint-mb 3]
 
-Prints Markdown. On two quiet cores about three minutes: every trial only sleeps, so any number of slots can be asked for.
+Prints Markdown. On two quiet cores about five minutes: trials that only sleep, so that any number of slots can be asked for, and
+beside them as many real searches of the demo, which share cores and caches.
 """
 
 from __future__ import annotations
@@ -56,6 +57,23 @@ def wall(trials: int, sleep: float, size: int, epochs: int = 1) -> tuple[float, 
         return seconds, [value for spec in specs for value in read_json(spec.trial.result)["around"]]
 
 
+def wall_of_searches(seeds: int) -> float:
+    """Seconds of the searches of the demo at its smaller budget, data and workers ready."""
+    from thrifty.config import read_study
+    from thrifty.data.prepare import prepare
+    from thrifty.results import open_run
+    from thrifty.search.stage import run_stage
+
+    demo = Path(__file__).resolve().parent.parent / "tune_runs" / "demo.yaml"
+    study = read_study(demo, (f"seeds={seeds}", "budgets=[6000]"))
+    with tempfile.TemporaryDirectory() as folder:
+        run = open_run(Path(folder) / "run", study)
+        prepare(study, run)
+        start = time.perf_counter()
+        run_stage(study, run)
+        return time.perf_counter() - start
+
+
 def program_rows() -> list[str]:
     """Median of five starts of the program, in a process each."""
     commands = {
@@ -90,6 +108,7 @@ def main() -> None:
     rounds = -(-given.trials // given.slots)
     again = (all_ - one) / max(1, rounds - 1) - given.sleep
     _, around = wall(1, 0.0, size, epochs=20)
+    one_real, all_real = wall_of_searches(1), wall_of_searches(given.trials)
     ray.shutdown()
     share = 100 * statistics.median(around) / EPOCH
     print("\n| what | measured |\n|---|---|")
@@ -97,6 +116,8 @@ def main() -> None:
     print(f"| first stage ({given.slots} trials of {given.sleep:g} s, import of torch included) | {first:.1f} s |")
     print(f"| one trial of {given.sleep:g} s, workers there | {one:.2f} s |")
     print(f"| {given.trials} trials on {given.slots} slots | {all_:.1f} s, {all_ / (rounds * one):.2f} of {rounds} times one |")
+    real = f"{all_real:.1f} s, {all_real / (rounds * one_real):.2f} of {rounds} times one ({one_real:.1f} s)"
+    print(f"| {given.trials} real searches on {given.slots} slots | {real} |")
     print(f"| overhead of a trial after the first | {again:.2f} s |")
     reported = f"{1000 * statistics.median(around):.0f} ms, {share:.2f} % of 30 s"
     print(f"| report and checkpoint of {given.checkpoint_mb:g} MB | {reported} |")
