@@ -15,7 +15,16 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
 
-KEYS = ("name=evidence_curvature", "budgets=[10000]", "data.patch=48", "search.epochs=20", "search.steps=8", "search.warmup=4")
+KEYS = (
+    "name=evidence_curvature",
+    "budgets=[10000]",
+    "data.patch=48",
+    "search.epochs=20",
+    "search.steps=8",
+    "search.warmup=4",
+    "search.relaxation=softmax",
+    "search.hard=0.5",
+)
 STEPS = 30
 
 

@@ -5,6 +5,7 @@ All see the same batch of random images and masks and use the same loss; drawing
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -67,7 +68,7 @@ def costs_of(size: Size) -> Costs:
 
 def thrifty_search(size: Size, device: torch.device, **settings: Any) -> Step:
     """The two-level step of the project, constraint on the budget included. With `hard` 0.5 every second weight step trains one
-    sampled network, so a step here is two two-level steps of which half the time counts: see `STEPS_IN_ONE`."""
+    sampled network, and sampled networks differ in size, so a step here is several two-level steps: see `STEPS_IN_ONE`."""
     from thrifty.search.setting import Setting
     from thrifty.search.twolevel import DifferentiableSearch
 
@@ -79,16 +80,17 @@ def thrifty_search(size: Size, device: torch.device, **settings: Any) -> Step:
     data: Any = SimpleNamespace(weights=batches, architecture=batches, loss=dice_ce)
     search = DifferentiableSearch(costs, Setting(budget, size.width, size.levels, 10), Search(**settings), data, device, 0)
     search.supernet.train()
+    numbers = itertools.count()
 
     def step() -> None:
-        for number in range(STEPS_IN_ONE):
+        for number in itertools.islice(numbers, STEPS_IN_ONE):
             search.architecture_step(0, number)
             search.weight_step(0, number)
 
     return step
 
 
-STEPS_IN_ONE = 2
+STEPS_IN_ONE = 4
 
 
 def plain_search(size: Size, device: torch.device) -> Step:
@@ -175,9 +177,9 @@ def unet_training(size: Size, device: torch.device) -> Step:
 
 CONTENDERS: dict[str, Callable[[Size, torch.device], Step]] = {
     "search": thrifty_search,
-    "search, no hard steps": lambda size, device: thrifty_search(size, device, hard=0.0),
-    "search, partial 4": lambda size, device: thrifty_search(size, device, partial=4),
-    "search, gumbel": lambda size, device: thrifty_search(size, device, relaxation="gumbel", hard=1.0),
+    "search, mixture half": lambda size, device: thrifty_search(size, device, relaxation="softmax", hard=0.5),
+    "search, mixture": lambda size, device: thrifty_search(size, device, relaxation="softmax", hard=0.0),
+    "search, mixture, partial 4": lambda size, device: thrifty_search(size, device, relaxation="softmax", hard=0.0, partial=4),
     "plain supernet": plain_search,
     "DiNTS of MONAI": dints_search,
     "derived network": derived_training,

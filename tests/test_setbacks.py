@@ -204,23 +204,27 @@ def test_a_training_out_of_memory_trains_on_in_pieces(tmp_path: Path, monkeypatc
 
 
 def test_a_search_out_of_memory_searches_on_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images at once are too much for a step from the second epoch on: the pieces are one image each."""
-    from thrifty.search import twolevel
+    """Two images at once are too much for a step from the second epoch on: the pieces are one image each.
 
-    _, run, _ = search_run(tmp_path)
-    steps: list[int] = []
+    A batch of three is two images for one sampled network and one for another.
+    """
+    from thrifty.search import parts
+
+    _, run, _ = search_run(tmp_path, search={"epochs": 3, "steps": 2, "warmup": 1, "batch": 3, "samples": 2})
+    steps: list[tuple[int, int]] = []
 
     def limited(network: nn.Module, forward: Callable, images: Tensor, loss_of: Callable, pieces: int, *more: Any) -> Tensor:
-        steps.append(pieces)
-        if pieces == 1 and len(steps) > 2:
+        steps.append((len(images), pieces))
+        if len(images) > pieces and len(steps) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return backward(network, forward, images, loss_of, pieces, *more)
 
-    monkeypatch.setattr(twolevel, "backward", limited)
+    monkeypatch.setattr(parts, "backward", limited)
     trial = run.search_trial("t")
     search_trial(arguments(run, 0, SETTING), trial, lambda row: None)
     record = read_jsonl(trial.record)
-    assert trial.done and [row.get("pieces") for row in record] == [None, 2, 2] and steps == [1, 1, 1] + 8 * [2]
+    assert trial.done and [row.get("pieces") for row in record] == [None, 2, 2]
+    assert steps == 2 * [(2, 1), (1, 1)] + [(2, 1)] + 8 * [(2, 2), (1, 1)]
     assert all(row["loss_weights"] > 0 for row in record)
 
 

@@ -17,7 +17,7 @@ from thrifty.nets.recalibrate import batch_statistics
 from thrifty.nets.supernet import Relaxed, Supernet
 from thrifty.search.measures import batch_dice
 from thrifty.search.relaxation import ArchitectureParameters
-from thrifty.search.twolevel import WEIGHTS, _is_hard, temperature_at
+from thrifty.search.twolevel import ARCHITECTURE, WEIGHTS, _is_hard, temperature_at
 from thrifty.space.cost import Costs
 from thrifty.space.distribution import Distribution, edge_index, pairs_of
 from thrifty.space.genotype import CELL_TYPES, Genotype
@@ -158,24 +158,46 @@ def test_straight_through_gradient_is_that_of_the_mixture_at_the_drawn_network(n
         torch.testing.assert_close(a.expand_as(b), b, rtol=2e-3, atol=1e-6)
 
 
-def test_a_hard_step_moves_only_the_weights_of_the_drawn_network(tmp_path: Path) -> None:
-    study, _, prepared = search_run(tmp_path, search={"epochs": 3, "steps": 2, "warmup": 1, "batch": 2, "hard": 1.0})
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_hard_step_moves_only_the_weights_of_the_drawn_networks(tmp_path: Path, samples: int) -> None:
+    keys = {"epochs": 3, "steps": 2, "warmup": 1, "batch": 2, "hard": 1.0, "samples": samples}
+    study, _, prepared = search_run(tmp_path, search=keys)
     search = small_search(study, prepared)
-    drawn = search._draw(0, 1, WEIGHTS)
+    drawn = [search._draw(0, 1, WEIGHTS, number) for number in range(samples)]
     before = {name: p.detach().clone() for name, p in search.supernet.named_parameters()}
     search.weight_step(0, 1)
     moved = {name for name, p in search.supernet.named_parameters() if not torch.equal(p, before[name])}
     edges = {tuple(name.split(".")[1:4:2]) for name in moved if ".edges." in name}
-    down = {(f"down_{j}", f"{k}_{e.source}") for j in (1, 2) for k, e in drawn.down.edges()}
+    down = {(f"down_{j}", f"{k}_{e.source}") for g in drawn for j in (1, 2) for k, e in g.down.edges()}
     assert {edge for edge in edges if edge[0].startswith("down")} == down
-    assert {edge[1] for edge in edges if edge[0] == "head"} == {f"{k}_{e.source}" for k, e in drawn.up.edges()}
+    assert {edge[1] for edge in edges if edge[0] == "head"} == {f"{k}_{e.source}" for g in drawn for k, e in g.up.edges()}
+
+
+def test_a_step_of_two_networks_has_the_mean_gradient_of_both_parts(tmp_path: Path) -> None:
+    """By hand: three images, two for the first network and one for the second; the loss is the mean over the images."""
+    keys = {"epochs": 3, "steps": 2, "warmup": 1, "batch": 3, "samples": 2, "weights": {"clip": 0}}
+    study, _, prepared = search_run(tmp_path, search=keys)
+    search, losses = small_search(study, prepared), []
+    images, masks = search.data.weights.draw(0, 1)
+    wanted = {name: torch.zeros_like(p) for name, p in search.supernet.named_parameters()}
+    search.supernet.train()
+    for number, part in enumerate((slice(0, 2), slice(2, 3))):
+        logits = search.supernet.hard(images[part], search._draw(0, 1, WEIGHTS, number))
+        losses.append(search.data.loss(logits, masks[part]))
+        found = torch.autograd.grad(losses[-1], list(search.supernet.parameters()), allow_unused=True)
+        for target, gradient in zip(wanted.values(), found, strict=True):
+            target += 0 if gradient is None else gradient * (2, 1)[number] / 3
+    loss = search.weight_step(0, 1)
+    assert float(loss) == pytest.approx(float((2 * losses[0] + losses[1]).detach()) / 3, rel=1e-5)
+    for name, p in search.supernet.named_parameters():
+        torch.testing.assert_close(torch.zeros_like(p) if p.grad is None else p.grad, wanted[name], rtol=1e-4, atol=1e-6)
 
 
 def test_draws_are_a_function_of_seed_epoch_and_step(tmp_path: Path) -> None:
     study, _, prepared = search_run(tmp_path)
     first, second, other = (small_search(study, prepared, seed=s) for s in (0, 0, 1))
-    places = [(0, 0), (0, 1), (1, 0), (2, 1)]
-    drawn = [[s._draw(*place, WEIGHTS) for place in places] for s in (first, second, other)]
+    places = [(0, 0, WEIGHTS), (0, 1, WEIGHTS), (1, 0, WEIGHTS), (2, 1, WEIGHTS), (2, 1, WEIGHTS, 1), (2, 1, ARCHITECTURE)]
+    drawn = [[s._draw(*place) for place in places] for s in (first, second, other)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) > 1
 

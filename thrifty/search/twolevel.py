@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thrifty.config import Search
 from thrifty.data.batches import Batches
@@ -21,11 +19,12 @@ from thrifty.search.curvature import Curvature, dominant_eigenvalue, flat
 from thrifty.search.expected import ExpectedCost
 from thrifty.search.guard import Look, SearchGuard
 from thrifty.search.measures import SearchData, batch_dice, parameter_free_share
+from thrifty.search.parts import Forward, Part, backward_parts, cut, weights_fixed
 from thrifty.search.pruning import Pruning
 from thrifty.search.relaxation import ArchitectureParameters, entropies
 from thrifty.search.setting import Setting
 from thrifty.search.source_decoding import decode_source
-from thrifty.setbacks import Easing, NotFinite, backward, check_finite
+from thrifty.setbacks import Easing, NotFinite, check_finite
 from thrifty.space.cost import Costs
 from thrifty.space.decode import Decoded, decode
 from thrifty.space.genotype import Genotype, genotype_hash, to_json
@@ -93,48 +92,52 @@ class DifferentiableSearch:
     def architecture_step(self, index: int, step: int) -> Tensor:
         """One step of alpha, beta and gamma on the architecture cases; returns the loss without the terms added to it."""
         images, masks = self._batch(self.data.architecture, index, step)
-        drawn = self._draw(index, step, ARCHITECTURE) if self.settings.relaxation == "gumbel" else None
-        losses = []
+        learnt = list(self.architecture.parameters())
 
-        def forward(part: Tensor) -> Tensor:
-            if drawn is not None:
-                return self._logits(part, self.architecture.straight_through(), drawn)
-            return self._logits(part, self.architecture.relaxed())
-
-        def total(logits: Tensor) -> Tensor:
-            loss = self.data.loss(logits, masks)
-            losses.append(loss.detach())
-            total = loss + self.constraint.term(self.expected(self.architecture)).to(loss)
-            if self.settings.beta_decay:
-                total = total + self.settings.beta_decay * self._progress(index) * self.architecture.beta_loss().to(loss)
-            return total
+        def forward(part: Tensor, drawn: Genotype | None) -> Tensor:
+            soft = self.architecture.relaxed() if drawn is None else self.architecture.straight_through()
+            return self._logits(part, soft, drawn)
 
         self.architecture_optimiser.zero_grad(set_to_none=True)
         with weights_fixed(self.supernet):
-            backward(self.supernet, forward, images, total, self.easing.pieces, list(self.architecture.parameters()))
+            loss = self._backward(self._parts(images, masks, index, step, ARCHITECTURE), forward, learnt)
+        self._terms(index).backward(inputs=learnt)
         self.architecture_optimiser.step()
-        return losses[0]
+        return loss
 
     def weight_step(self, index: int, step: int) -> Tensor:
-        """One step of the weights on the weight cases, of the mixture or of one sampled network; returns the loss."""
+        """One step of the weights on the weight cases, of the mixture or of sampled networks; returns the loss."""
         self._set_rate(index, step)
         images, masks = self._batch(self.data.weights, index, step)
-        if _is_hard(index * self.settings.steps + step, self.settings.hard):
-            relaxed, drawn = None, self._draw(index, step, WEIGHTS)
-        else:
-            relaxed, drawn = self._fixed(), None
+        parts = self._parts(images, masks, index, step, WEIGHTS)
+        relaxed = self._fixed() if parts[0].genotype is None else None
         self.weight_optimiser.zero_grad(set_to_none=True)
-        loss = backward(
-            self.supernet,
-            lambda part: self._logits(part, relaxed, drawn),
-            images,
-            lambda logits: self.data.loss(logits, masks),
-            self.easing.pieces,
-        )
+        loss = self._backward(parts, lambda images, drawn: self._logits(images, relaxed, drawn), list(self.supernet.parameters()))
         if self.settings.weights.clip:
             torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.weights.clip)
         self.weight_optimiser.step()
         return loss
+
+    def _parts(self, images: Tensor, masks: Tensor, index: int, step: int, which: int) -> list[Part]:
+        """The batch whole for the mixture, or cut into `search.samples` parts, each for a sampled network of its own."""
+        if which == ARCHITECTURE:
+            hard = self.settings.relaxation == "gumbel"
+        else:
+            hard = _is_hard(index * self.settings.steps + step, self.settings.hard)
+        if not hard:
+            return [Part(images, masks, None)]
+        count = min(self.settings.samples, len(images))
+        return cut(images, masks, [self._draw(index, step, which, number) for number in range(count)])
+
+    def _backward(self, parts: list[Part], forward: Forward, learnt: list[nn.Parameter]) -> Tensor:
+        return backward_parts(self.supernet, parts, forward, self.data.loss, self.easing.pieces, learnt)
+
+    def _terms(self, index: int) -> Tensor:
+        """What the loss of the architecture has beside that of the networks: the budget, and the regulariser."""
+        terms = self.constraint.term(self.expected(self.architecture))
+        if self.settings.beta_decay:
+            terms = terms + self.settings.beta_decay * self._progress(index) * self.architecture.beta_loss().to(terms)
+        return terms
 
     def curvature(self, iterations: int = 1) -> Curvature:
         """Dominant eigenvalue of the Hessian of the loss of the mixture on one fixed batch of architecture cases, with
@@ -209,9 +212,10 @@ class DifferentiableSearch:
         images, masks = self.data.architecture.plain(step)
         return images.to(memory_format=torch.channels_last), masks
 
-    def _draw(self, index: int, step: int, which: int) -> Genotype:
-        """A genotype drawn from the distribution; a function of seed, epoch and step, as the batches are."""
-        return draw(self.architecture.distribution(), self.costs, np.random.default_rng([self.seed, index, step, which]))
+    def _draw(self, index: int, step: int, which: int, number: int = 0) -> Genotype:
+        """A genotype drawn from the distribution; a function of seed, epoch, step and number, as the batches are."""
+        rng = np.random.default_rng([self.seed, index, step, which, *([number] if number else [])])
+        return draw(self.architecture.distribution(), self.costs, rng)
 
     def _fixed(self) -> Relaxed:
         with torch.no_grad():
@@ -299,17 +303,6 @@ class DifferentiableSearch:
                     dice = batch_dice(labels, masks, self.costs.classes, overlapping)
                     totals[key] = totals.get(key, 0.0) + dice / DICE_BATCHES
         return {"dice": totals["dice_decoded"], **totals}
-
-
-@contextmanager
-def weights_fixed(supernet: Supernet) -> Iterator[None]:
-    """No gradients of the weights: naming the parameters that want one does not stop the kernel gradients of
-    thrifty.nets.depthwise, since an autograd function in Python is not told what is wanted."""
-    supernet.requires_grad_(False)
-    try:
-        yield
-    finally:
-        supernet.requires_grad_(True)
 
 
 def temperature_at(progress: float, end: float) -> float:
