@@ -38,6 +38,8 @@ KEYS = (
     "search.epochs=10",
     "search.steps=6",
     "search.warmup=3",
+    "search.relaxation=softmax",  # as the searches were made
+    "search.hard=0.5",
     "search.batch=4",
 )
 

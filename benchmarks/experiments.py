@@ -36,9 +36,12 @@ class Experiment:
     overrides: tuple[str, ...] = field(default=())
 
 
+DSB2018, HIPPOCAMPUS = ("search.steps=10",), ("search.steps=16",)
 EXPERIMENTS = {
-    "dsb2018_30000": Experiment("dsb2018", 30_000, ("default", "one_sided_0.2"), random_seeds=(0,), widths=(12, 20, 24)),
-    "dsb2018_100000": Experiment("dsb2018", 100_000, randoms=5, random_seeds=(0,), widths=(42, 50)),
-    "hippocampus_5000": Experiment("hippocampus", 5_000, tuple(VARIANTS)),
-    "hippocampus_20000": Experiment("hippocampus", 20_000, tuple(VARIANTS)),
+    "dsb2018_30000": Experiment(
+        "dsb2018", 30_000, ("default", "one_sided_0.2"), random_seeds=(0,), widths=(12, 20, 24), overrides=DSB2018
+    ),
+    "dsb2018_100000": Experiment("dsb2018", 100_000, randoms=5, random_seeds=(0,), widths=(42, 50), overrides=DSB2018),
+    "hippocampus_5000": Experiment("hippocampus", 5_000, tuple(VARIANTS), overrides=HIPPOCAMPUS),
+    "hippocampus_20000": Experiment("hippocampus", 20_000, tuple(VARIANTS), overrides=HIPPOCAMPUS),
 }

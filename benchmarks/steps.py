@@ -177,6 +177,7 @@ def unet_training(size: Size, device: torch.device) -> Step:
 
 CONTENDERS: dict[str, Callable[[Size, torch.device], Step]] = {
     "search": thrifty_search,
+    "search, 2 networks a step": lambda size, device: thrifty_search(size, device, samples=2),
     "search, mixture half": lambda size, device: thrifty_search(size, device, relaxation="softmax", hard=0.5),
     "search, mixture": lambda size, device: thrifty_search(size, device, relaxation="softmax", hard=0.0),
     "search, mixture, partial 4": lambda size, device: thrifty_search(size, device, relaxation="softmax", hard=0.0, partial=4),

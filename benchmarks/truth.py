@@ -42,6 +42,8 @@ KEYS = (
     "search.epochs=20",
     "search.steps=12",
     "search.warmup=5",
+    "search.relaxation=softmax",  # as the searches were made
+    "search.hard=0.5",
     "select.recalibrate=2",
 )
 

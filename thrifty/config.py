@@ -191,9 +191,9 @@ class Search(Section):
     warmup: Annotated[int, Field(ge=0)] = 5  # epochs in which only the weights learn
     weights: Optimiser = Optimiser()
     architecture: Architecture = Architecture()
-    relaxation: Literal["softmax", "gumbel"] = "softmax"  # architecture steps on the mixture, or on one sampled network
-    hard: Share = 0.5  # share of the weight steps that train sampled networks instead of the mixture
-    samples: PositiveInt = 2  # networks that are sampled for a step, each for its part of the batch
+    relaxation: Literal["softmax", "gumbel"] = "gumbel"  # architecture steps on the mixture, or on one sampled network
+    hard: Share = 1.0  # share of the weight steps that train sampled networks instead of the mixture; softmax wants 0.5
+    samples: PositiveInt = 1  # networks that are sampled for a step, each for its part of the batch
     temperature: Annotated[float, Field(gt=0, le=1)] = 0.05  # the logits are divided by it; falls from 1 to this
     beta_decay: Annotated[float, Field(ge=0)] = 0.0  # weight of the regulariser of beta-DARTS at the end; 0: none
     guard: Guard = Guard()
