@@ -26,12 +26,13 @@ from steps import CONTENDERS, SIZES, STEPS_IN_ONE, Size, Step
 from torch import nn
 
 RESULTS = Path(__file__).with_name("GPU.md")
-STEPPED = ("search", "derived network", "U-Net 7.76 M")
+STEPPED = ("search", "search, mixture", "derived network", "U-Net 7.76 M")
 SETTINGS = ("eager float32", "tf32", "bf16", "compiled", "bf16, compiled", "bf16, compiled, CUDA graphs")
 
 
 def under(setting: str, name: str, size: Size, device: torch.device) -> Step:
-    """A step of a contender under a setting. What is compiled is the forward pass of every network, with static shapes."""
+    """A step of a contender under a setting. What is compiled is the forward pass of every network, with static shapes;
+    a search of sampled networks has none, since every step runs another network."""
     kept = nn.Module.to
     if "compiled" in setting:
         mode = "reduce-overhead" if "CUDA graphs" in setting else "default"
