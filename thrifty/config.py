@@ -191,7 +191,7 @@ class Search(Section):
     warmup: Annotated[int, Field(ge=0)] = 5  # epochs in which only the weights learn
     weights: Optimiser = Optimiser()
     architecture: Architecture = Architecture()
-    relaxation: Literal["softmax", "gumbel"] = "gumbel"  # architecture steps on the mixture, or on one sampled network
+    relaxation: Literal["softmax", "gumbel"] = "gumbel"  # architecture steps on the mixture, or on sampled networks
     hard: Share = 1.0  # share of the weight steps that train sampled networks instead of the mixture; softmax wants 0.5
     samples: PositiveInt = 1  # networks that are sampled for a step, each for its part of the batch
     temperature: Annotated[float, Field(gt=0, le=1)] = 0.05  # the logits are divided by it; falls from 1 to this
@@ -219,7 +219,7 @@ class Search(Section):
 
     @property
     def samples_alone(self) -> bool:
-        """Whether every step runs one sampled network, and none the mixture."""
+        """Whether every step runs sampled networks, and none the mixture."""
         return self.relaxation == "gumbel" and self.hard == 1
 
     @model_validator(mode="after")

@@ -34,11 +34,12 @@ def cut(images: Tensor, masks: Tensor, genotypes: Sequence[Genotype]) -> list[Pa
 
 
 def backward_parts(
-    network: nn.Module, parts: Sequence[Part], forward: Forward, loss_of: Loss, pieces: int, learnt: list[nn.Parameter]
+    network: nn.Module, parts: Sequence[Part], forward: Forward, loss_of: Loss, pieces: int, learnt: list[nn.Parameter] | None
 ) -> Tensor:
     """Adds the gradients of the mean over all images of the loss of their part to those of `learnt`; returns that mean.
 
     Args:
+        learnt: the leaves that get gradients; all of them where it is None.
         pieces: in how many each part goes through its network (`thrifty.setbacks.backward`).
 
     Raises:

@@ -112,7 +112,7 @@ class DifferentiableSearch:
         parts = self._parts(images, masks, index, step, WEIGHTS)
         relaxed = self._fixed() if parts[0].genotype is None else None
         self.weight_optimiser.zero_grad(set_to_none=True)
-        loss = self._backward(parts, lambda images, drawn: self._logits(images, relaxed, drawn), list(self.supernet.parameters()))
+        loss = self._backward(parts, lambda images, drawn: self._logits(images, relaxed, drawn))
         if self.settings.weights.clip:
             torch.nn.utils.clip_grad_norm_(self.supernet.parameters(), self.settings.weights.clip)
         self.weight_optimiser.step()
@@ -129,7 +129,7 @@ class DifferentiableSearch:
         count = min(self.settings.samples, len(images))
         return cut(images, masks, [self._draw(index, step, which, number) for number in range(count)])
 
-    def _backward(self, parts: list[Part], forward: Forward, learnt: list[nn.Parameter]) -> Tensor:
+    def _backward(self, parts: list[Part], forward: Forward, learnt: list[nn.Parameter] | None = None) -> Tensor:
         return backward_parts(self.supernet, parts, forward, self.data.loss, self.easing.pieces, learnt)
 
     def _terms(self, index: int) -> Tensor:
