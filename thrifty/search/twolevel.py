@@ -101,7 +101,8 @@ class DifferentiableSearch:
         self.architecture_optimiser.zero_grad(set_to_none=True)
         with weights_fixed(self.supernet):
             loss = self._backward(self._parts(images, masks, index, step, ARCHITECTURE), forward, learnt)
-        self._terms(index).backward(inputs=learnt)
+        if (terms := self._terms(index)).requires_grad:  # without a budget there is none
+            terms.backward(inputs=learnt)
         self.architecture_optimiser.step()
         return loss
 
