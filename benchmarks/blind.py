@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from experiments import HALF  # noqa: E402
 
 SCORES = HERE / "results" / "blind.jsonl"
 SEARCH = HERE / "results" / "blind_search.json"
@@ -38,8 +40,7 @@ KEYS = (
     "search.epochs=10",
     "search.steps=6",
     "search.warmup=3",
-    "search.relaxation=softmax",  # as the searches were made
-    "search.hard=0.5",
+    *HALF,  # as the searches were made
     "search.batch=4",
 )
 

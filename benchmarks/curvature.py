@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from experiments import HALF  # noqa: E402
 
 KEYS = (
     "name=evidence_curvature",
@@ -22,8 +24,7 @@ KEYS = (
     "search.epochs=20",
     "search.steps=8",
     "search.warmup=4",
-    "search.relaxation=softmax",
-    "search.hard=0.5",
+    *HALF,
 )
 STEPS = 30
 

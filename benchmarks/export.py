@@ -120,9 +120,9 @@ def latencies(items: list[Exported], side: int, rounds: int) -> dict[str, list[f
     return seconds
 
 
-def memory(item: Exported, form: str, side: int, program: Path) -> float:
+def memory(item: Exported, form: str, side: int) -> float:
     """Peak memory (MiB) that a form of a model adds: loading it, and the labels of one image."""
-    command = [sys.executable, str(program), str(item.folder.parent), str(item.model), "--side", str(side), "--memory", form]
+    command = [sys.executable, __file__, str(item.folder.parent), str(item.model), "--side", str(side), "--memory", form]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -170,7 +170,7 @@ def main() -> None:
         item.name: macs(load_model(Trial(item.model), torch.device("cpu"))[1].network, (told.side, told.side))
         for item in compared
     }
-    peaks = {f"{item.name} {form}": memory(item, form, told.side, Path(__file__)) for item in compared for form in FORMS}
+    peaks = {f"{item.name} {form}": memory(item, form, told.side) for item in compared for form in FORMS}
     for name in seconds:
         count = counts[name.rsplit(" ", 1)[0]]
         fewer = f"{count / 1e6:,.0f} M | {counts[base] / count:.1f}x"

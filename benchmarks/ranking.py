@@ -11,9 +11,7 @@ together need the same data and splits. Prints Markdown. Needs THRIFTY_DATA.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,6 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-
-def retrained_dice(run: Any) -> dict[str, float]:
-    """Mean test Dice by network: cases and classes within a patient first, then seeds, then patients."""
-    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with run.per_case.open(newline="") as file:
-        for row in csv.DictReader(file):
-            values[row["network"]][row["patient"]].append(float(row["dice"]))
-    return {name: float(np.mean([np.mean(dice) for dice in patients.values()])) for name, patients in values.items()}
 
 
 def genotypes_of(run: Any, budget: int) -> dict[str, Any]:
@@ -79,10 +68,11 @@ def main() -> None:
     given = parser.parse_args()
     from scipy.stats import kendalltau
 
-    from thrifty.results import Run
+    from thrifty.results import Run, read_json
 
     run = Run(given.finished)
-    genotypes, truth = genotypes_of(run, given.budget), retrained_dice(run)
+    genotypes = genotypes_of(run, given.budget)
+    truth = {network["name"]: network["dice"]["mean"] for network in read_json(run.summary)["networks"]}
     retrained = [truth[name] for name in genotypes]
     print("| run | supernets | networks | inherited Dice, range | tau of each | tau of their mean (p) |\n" + "|---" * 6 + "|")
     for folder in given.searched or [given.finished]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from experiments import HALF  # noqa: E402
+
 TABLE = HERE / "results" / "truth.jsonl"
 SEARCHES = HERE / "results" / "truth_searches.json"
 WIDTH, LEVELS, BLOCK = 8, 3, 64
@@ -42,8 +44,7 @@ KEYS = (
     "search.epochs=20",
     "search.steps=12",
     "search.warmup=5",
-    "search.relaxation=softmax",  # as the searches were made
-    "search.hard=0.5",
+    *HALF,  # as the searches were made
     "select.recalibrate=2",
 )
 

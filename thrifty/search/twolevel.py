@@ -267,7 +267,7 @@ class DifferentiableSearch:
     def _watch(self, index: int) -> float | None:
         """Shows the epoch to the guard and goes back if it says so; returns the eigenvalue, if it is measured."""
         eigenvalue = None
-        if self.settings.guard.curvature and self.settings.relaxation == "softmax":
+        if self.settings.guard.curvature:
             # One iteration an epoch follows a direction that was found before; the first look has to find it.
             found = self.curvature(1 if self.guard.looks else FIRST_ITERATIONS)
             self.direction, eigenvalue = found.direction, abs(found.eigenvalue)
